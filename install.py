@@ -1,0 +1,1 @@
+"""The WebUI runs this at every start. The extension needs only what the host already has, so nothing is installed."""

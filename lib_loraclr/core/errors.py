@@ -1,0 +1,35 @@
+"""Errors that cross layer boundaries; every face (tab, API, command line) renders the same four fields."""
+
+from __future__ import annotations
+
+
+class LoraclrError(Exception):
+    """A failure with a stable `code`, one clear sentence, and the file and tensor key it is about.
+
+    `exit_status` is what the command line ends with: 1 for a failure, 2 for wrong input, 130 for a cancel.
+    """
+
+    exit_status = 1
+
+    def __init__(self, code: str, message: str, *, file: str | None = None, key: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.file, self.key = code, message, file, key
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The JSON form used by `--json` and by the HTTP API."""
+        return {"code": self.code, "message": self.message, "file": self.file, "key": self.key}
+
+
+class InputError(LoraclrError):
+    """The user's input is wrong; nothing was written."""
+
+    exit_status = 2
+
+
+class Cancelled(LoraclrError):
+    """The user asked to stop; nothing was written."""
+
+    exit_status = 130
+
+    def __init__(self, message: str = "Cancelled; nothing was written.") -> None:
+        super().__init__("cancelled", message)

@@ -1,0 +1,59 @@
+"""A LoRA file in memory: per layer an update that yields the true dW, plus what the file says about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from lib_loraclr.core.deltas import Delta
+
+
+class LayerUpdate(Protocol):
+    """One layer of a LoRA file of any type."""
+
+    kind: str  # "lora", "locon", "loha", "lokr", "dora", "oft", "boft", "ia3", "glora", "full"
+    needs_base: bool
+    rank: int | None
+    keys: tuple[str, ...]  # tensor keys in the file, for error messages
+
+    def delta(self, base: Tensor | None = None) -> Delta:
+        """The true dW at weight 1; `base` is the layer's weight, required where `needs_base`."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileWarning:
+    """Something the user should know that does not stop the job."""
+
+    code: str
+    message: str
+    file: str | None = None
+    key: str | None = None
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The JSON form."""
+        return {"code": self.code, "message": self.message, "file": self.file, "key": self.key}
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """`layers` by canonical layer name; `vectors` are 1-D updates (biases, norms) by canonical parameter name."""
+
+    path: Path
+    name: str
+    family: str  # "sd1", "sd2", "sdxl", "unknown"
+    layers: dict[str, LayerUpdate]
+    vectors: dict[str, Tensor]
+    metadata: dict[str, str]
+    sha256: str
+    triggers: tuple[str, ...] = ()
+    embeddings: dict[str, Tensor] = field(default_factory=dict)
+    warnings: tuple[FileWarning, ...] = ()
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The distinct layer types, sorted."""
+        return tuple(sorted({update.kind for update in self.layers.values()}))
