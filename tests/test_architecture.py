@@ -1,0 +1,100 @@
+"""The import arrows of the design, read with `ast`: a layer may import only what stands below it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARY = ROOT / "lib_loraclr"
+
+# layer -> layers of lib_loraclr it may import besides itself ("hosts.ports" is the one door into hosts)
+ARROWS = {
+    "core": set(),
+    "regional": {"core"},
+    "formats": {"core"},
+    "capture": {"core", "formats", "hosts.ports"},
+    "jobs": {"core", "regional", "formats", "capture", "hosts.ports"},
+    "hosts": {"core", "regional", "formats", "capture", "jobs"},
+    "ui": {"core", "regional", "formats", "capture", "jobs", "hosts"},
+    "api": {"core", "regional", "formats", "capture", "jobs", "hosts"},
+    "cli": {"core", "regional", "formats", "capture", "jobs", "hosts"},
+}
+HOST_MODULES = {"modules", "modules_forge", "backend", "networks", "ldm_patched", "diffusers", "transformers"}
+THIRD_PARTY = {
+    "core": {"torch"},
+    "regional": {"torch"},
+    "formats": {"torch", "safetensors", "numpy"},
+    "capture": {"torch", "safetensors"},
+    "jobs": {"torch", "numpy", "PIL", "safetensors"},
+}
+GENERIC_NAMES = {"utils", "lib", "core", "common", "helpers", "conftest", "setup", "tests", "scripts"}
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """(line, dotted module) of every import in a file, lazy ones included; relative ones resolved."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) + "." if node.level else ""
+            module = (base + (node.module or "")).strip(".")
+            found += [(node.lineno, f"{module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def layer_of(path: Path) -> str:
+    """First folder below lib_loraclr, or "" for the files that stand in it."""
+    parts = path.relative_to(LIBRARY).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def library_files() -> list[Path]:
+    return sorted(LIBRARY.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_imports_follow_the_arrows(path: Path) -> None:
+    layer = layer_of(path)
+    if layer not in ARROWS:
+        return
+    allowed = ARROWS[layer]
+    for line, module in imports(path):
+        root, _, rest = module.partition(".")
+        if root == "lib_loraclr":
+            target = rest.split(".")[0]
+            door = ".".join(rest.split(".")[:2])
+            assert target in {layer, "version", "__version__"} | allowed or door in allowed, f"{path.name}:{line} {module}"
+        elif root in HOST_MODULES:
+            assert layer == "hosts", f"{path.name}:{line} imports host module {module}"
+        elif root == "miniature":
+            pytest.fail(f"{path.name}:{line}: the library never imports the miniature")
+        elif layer in THIRD_PARTY and root not in sys.stdlib_module_names:
+            assert root in THIRD_PARTY[layer], f"{path.name}:{line} {module} is not for {layer}"
+
+
+@pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(LIBRARY)))
+def test_no_global_random_state_and_no_fixed_device(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for forbidden in ("torch.manual_seed", "random.seed(", "np.random.", "cuda:0", "pickle.load"):
+        assert forbidden not in text, f"{path.name}: {forbidden}"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path.name
+
+
+def test_top_level_names_collide_with_nobody() -> None:
+    """Forge leaves every extension's root on sys.path for good, so a generic module name there breaks others."""
+    modules = {p.stem for p in ROOT.glob("*.py")} | {p.parent.name for p in ROOT.glob("*/__init__.py")}
+    assert not modules & GENERIC_NAMES
+    assert modules <= {"install", "lib_loraclr", "preload"}
+
+
+def test_every_layer_of_the_design_is_checked() -> None:
+    folders = {p.name for p in LIBRARY.iterdir() if p.is_dir() and p.name != "__pycache__" and any(p.glob("*.py"))}
+    assert folders <= set(ARROWS)
