@@ -1,0 +1,167 @@
+"""Forward hooks: add LoRAs to a running model, and watch what its layers are given.
+
+Hooks work on any host (quantised, offloaded or inference-mode weights), never touch a weight and always go away again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import ref
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib_loraclr.core.deltas import Delta, LowRank
+from lib_loraclr.core.errors import InputError
+
+Receiver = Callable[[str, nn.Module, Tensor], None]
+
+
+@contextmanager
+def inject(
+    modules: Mapping[str, nn.Module], deltas: Mapping[str, Delta], weight: float = 1.0, *, rows: slice | None = None
+) -> Generator[None]:
+    """Scope in which `weight * deltas[name]` acts on layer `name`; scopes nest and add up.
+
+    The layer's output gains F.linear or F.conv2d of the factors, in the input's dtype and on its device. With `rows`
+    only these batch rows change. Raises InputError "unknown-layer" or "shape-mismatch" before anything is hooked.
+    """
+    additions = {name: _Addition(name, _module(modules, name), delta, weight, rows) for name, delta in deltas.items()}
+    with ExitStack() as stack:
+        if weight != 0.0:
+            for name, addition in additions.items():
+                stack.callback(modules[name].register_forward_hook(addition).remove)
+        yield
+
+
+@contextmanager
+def collect(modules: Mapping[str, nn.Module], names: Sequence[str], receive: Receiver) -> Generator[None]:
+    """Scope in which `receive(name, module, input)` is called before every call of the named layers.
+
+    The input is the layer's own tensor: a receiver that keeps it must copy it, because hosts add in place.
+    """
+
+    def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            receive(name, module, inputs[0] if inputs else named["input"])
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(_module(modules, name).register_forward_pre_hook(watch(name), with_kwargs=True).remove)
+        yield
+
+
+class SharedInputs:
+    """A receiver for one dry pass: finds layers that are given the very same tensors (q, k, v; all K/V of a context).
+
+    Weak references, so nothing is kept alive for it; a tensor changed in place between two layers is not the same.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[str, list[str]] = {}
+        self._seen: dict[int, tuple[ref[Tensor], int, str]] = {}
+
+    def __call__(self, name: str, module: nn.Module, inputs: Tensor) -> None:
+        """Note who saw this tensor first."""
+        version = 0 if inputs.is_inference() else inputs._version
+        seen = self._seen.get(id(inputs))
+        if seen is None or seen[0]() is not inputs or seen[1] != version:
+            seen = self._seen[id(inputs)] = (ref(inputs), version, name)
+        self._calls.setdefault(name, []).append(seen[2])
+
+    def leaders(self) -> dict[str, str]:
+        """Layer that was called -> the layer whose inputs it always shares (itself where it shares none)."""
+        found: dict[str, str] = {}
+        for name, first in self._calls.items():
+            leader = first[0]
+            same = set(first) == {leader} and len(self._calls.get(leader, ())) == len(first)
+            found[name] = leader if same else name
+        return found
+
+
+def input_features(module: nn.Module) -> int:
+    """Columns of a layer's unfolded weight."""
+    return _shape(module)[1]
+
+
+def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:
+    """Inputs (n, ..., in) of a linear layer as they are; of a convolution, its patches (n, positions, in)."""
+    if not _is_convolution(module):
+        return inputs
+    kernel = _pair(module.kernel_size)
+    if kernel == (1, 1) and _pair(module.stride) == (1, 1):
+        return inputs.flatten(2).transpose(1, 2)
+    padding: Any = module.padding
+    if isinstance(padding, str):
+        wanted = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, _pair(module.dilation), strict=True)]
+        inputs = F.pad(inputs, [wanted[1] // 2, wanted[1] - wanted[1] // 2, wanted[0] // 2, wanted[0] - wanted[0] // 2])
+        padding = 0
+    return F.unfold(inputs, kernel, _pair(module.dilation), padding, _pair(module.stride)).transpose(1, 2)
+
+
+class _Addition:
+    """The forward hook of one delta; factors are cast once per device and dtype."""
+
+    def __init__(self, name: str, module: nn.Module, delta: Delta, weight: float, rows: slice | None) -> None:
+        if delta.shape != _shape(module):
+            raise InputError(
+                "shape-mismatch", f"The update of {name} is {delta.shape}, but the layer is {_shape(module)}.", key=name
+            )
+        self.factors = (delta.down, delta.up * weight) if isinstance(delta, LowRank) else (delta.weight * weight,)
+        self.rows = rows
+        self.cast: tuple[Tensor, ...] = ()
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        rows = self.rows
+        given: Tensor = inputs[0] if rows is None else inputs[0][rows]
+        if not self.cast or self.cast[0].device != given.device or self.cast[0].dtype != given.dtype:
+            self.cast = tuple(factor.to(given.device, given.dtype) for factor in self.factors)
+        change = self._change(module, given).to(output.dtype)
+        if rows is None:
+            return output + change
+        changed = output.clone()
+        changed[rows] += change
+        return changed
+
+    def _change(self, module: nn.Module, given: Tensor) -> Tensor:
+        first, rest = self.cast[0], self.cast[1:]
+        if not _is_convolution(module):
+            change = F.linear(given, first)
+            return F.linear(change, rest[0]) if rest else change
+        kernel = _pair(module.kernel_size)
+        spread = first.reshape(first.shape[0], -1, *kernel)
+        layout: Any = (module.stride, module.padding, module.dilation)
+        change = F.conv2d(given, spread, None, *layout)
+        return F.conv2d(change, rest[0][:, :, None, None]) if rest else change
+
+
+def _module(modules: Mapping[str, nn.Module], name: str) -> nn.Module:
+    if name not in modules:
+        raise InputError("unknown-layer", f"The loaded model has no layer {name}.", key=name)
+    return modules[name]
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return hasattr(module, "kernel_size")
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """(out, in) of the unfolded weight, without the weight itself where it may be packed."""
+    if _is_convolution(module):
+        height, width = _pair(module.kernel_size)
+        channels: Any = module.in_channels
+        out: Any = module.out_channels
+        return int(out), int(channels) * height * width
+    if hasattr(module, "in_features"):
+        features: tuple[Any, Any] = (module.out_features, module.in_features)
+        return int(features[0]), int(features[1])
+    weight: Any = module.weight
+    return int(weight.shape[0]), int(weight.shape[1])
