@@ -6,6 +6,7 @@ user weight are folded in, so a delta is always the true dW that the host adds t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +63,11 @@ class LowRank:
         """Number of columns of `up`."""
         return self.up.shape[1]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the factors lie."""
+        return self.up.device
+
     def dense(self) -> Tensor:
         """dW as one (out, in) matrix."""
         return self.up @ self.down
@@ -69,6 +75,10 @@ class LowRank:
     def scaled(self, weight: float) -> LowRank:
         """weight * dW."""
         return LowRank(self.up * weight, self.down)
+
+    def after(self, gram: Tensor) -> LowRank:
+        """dW C for a Gram C (in, in) of the layer's inputs."""
+        return LowRank(self.up, self.down @ gram)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> LowRank:
         """The same delta elsewhere."""
@@ -91,6 +101,11 @@ class Dense:
         """The largest rank the matrix can have."""
         return min(self.weight.shape)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix lies."""
+        return self.weight.device
+
     def dense(self) -> Tensor:
         """dW as one (out, in) matrix."""
         return self.weight
@@ -99,9 +114,43 @@ class Dense:
         """weight * dW."""
         return Dense(self.weight * weight)
 
+    def after(self, gram: Tensor) -> Dense:
+        """dW C for a Gram C (in, in) of the layer's inputs."""
+        return Dense(self.weight @ gram)
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Dense:
         """The same delta elsewhere."""
         return Dense(self.weight.to(device, dtype))
 
 
 Delta = LowRank | Dense
+
+
+def add(deltas: Sequence[Delta]) -> Delta:
+    """The exact sum of at least one delta: factors are concatenated, never added (no cross terms).
+
+    Dense where a term is dense or where the ranks add up to more than the matrix can have.
+    """
+    factored = [delta for delta in deltas if isinstance(delta, LowRank)]
+    if len(factored) < len(deltas) or sum(delta.rank for delta in factored) > min(deltas[0].shape):
+        total = deltas[0].dense().clone()
+        for delta in deltas[1:]:
+            total += delta.dense()
+        return Dense(total)
+    return LowRank(torch.cat([d.up for d in factored], dim=1), torch.cat([d.down for d in factored], dim=0))
+
+
+def inner(a: Delta, b: Delta) -> Tensor:
+    """<a, b> = sum of a * b over all entries, a float64 scalar; from factors by r x r products."""
+    if isinstance(a, LowRank) and isinstance(b, LowRank):
+        return ((a.up.T @ b.up) * (a.down @ b.down.T)).sum(dtype=torch.float64)
+    if isinstance(b, LowRank):
+        a, b = b, a
+    if isinstance(a, LowRank):
+        return ((a.up.T @ b.dense()) * a.down).sum(dtype=torch.float64)
+    return (a.dense() * b.dense()).sum(dtype=torch.float64)
+
+
+def zero(shape: LayerShape) -> LowRank:
+    """The delta that changes nothing, at rank 1 so that every file can hold it."""
+    return LowRank(torch.zeros(shape.out_features, 1), torch.zeros(1, shape.in_features))

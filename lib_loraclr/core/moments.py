@@ -19,7 +19,9 @@ class SecondMoment:
     rows: float = 0.0
 
     @classmethod
-    def zeros(cls, size: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> SecondMoment:
+    def zeros(
+        cls, size: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> SecondMoment:
         """An empty moment of inputs with `size` features."""
         return cls(torch.zeros(size, size, device=device, dtype=dtype))
 

@@ -2,47 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
+from lib_loraclr.core.problem import LayerProblem, LayerSolution, Statistics
 
-from lib_loraclr.core.deltas import Delta, LayerShape
-from lib_loraclr.core.moments import SecondMoment
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Second moments of one layer's inputs.
-
-    `concepts[i]`: inputs while concept i's prompts run; `neutral`: inputs of class-word and empty prompts (target: no
-    change); `cross[(i, j)]`: X_i^T X_j / rows for captures in lock step, only where paper negatives are wanted;
-    `held_out[i]`: moments of prompts the solver does not see, for the fidelity report.
-    """
-
-    concepts: Sequence[SecondMoment]
-    neutral: SecondMoment | None = None
-    cross: Mapping[tuple[int, int], Tensor] | None = None
-    held_out: Sequence[SecondMoment] | None = None
-
-
-@dataclass(frozen=True)
-class LayerProblem:
-    """One layer of a merge. `deltas[i]` has the user's weight folded in; None where concept i leaves the layer alone."""
-
-    name: str
-    shape: LayerShape
-    deltas: Sequence[Delta | None]
-    statistics: Statistics | None = None
-
-
-@dataclass(frozen=True)
-class LayerSolution:
-    """A merged layer and what the solver has to say about it (loss history, active hinges, conditioning ...)."""
-
-    delta: Delta
-    info: dict[str, Any] = field(default_factory=dict)
+__all__ = ["LayerProblem", "LayerSolution", "MergeMethod", "Option", "Statistics"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +31,10 @@ class MergeMethod(Protocol):
     reference: str
     needs_statistics: bool
     options: tuple[Option, ...]
+
+    def settle(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The options that take effect, where one of them decides over others (complete and validated before)."""
+        return options
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
         """Merge one layer; options are already complete and validated."""

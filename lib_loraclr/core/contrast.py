@@ -1,0 +1,161 @@
+"""The contrastive objective on second moments, its gradient, and a descent that never lets it rise.
+
+Unknown: coordinates M (q, in) of dW in the span of the up factors; M_i are those of dW_i. With s_i = |dW_i X_i|,
+
+    L(M) = sum_i w_i |(M - M_i) X_i|^2 + <M E, M> + shrink |M| + sum_ij h_ij max(0, margin - d_ij)^2
+    swap negatives:   d_ij = |(M - M_j) X_i| / s_i            what LoRA j would do to concept i's features
+    paper negatives:  d_ij = |M_i X_i - M X_j| / s_i          targets against predictions on lock-step captures
+
+Everything is a trace with C_i = X_i^T X_i / rows (and C_ij for paper negatives), because |A X_i|^2 = tr(A C_i A^T).
+Source: LoRACLR (Simsar et al. 2025), equations 4 to 6, in units of each concept's own response; without units a margin
+is never reached, because feature distances are in the hundreds (see docs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lib_loraclr.core.linalg import double, solve_spd
+
+TINY = 1e-12  # squared relative distance below which a direction has no meaning
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The objective at one M: its value, M C_i (N, q, in), relative distances d (N, N) and hinge gaps (N, N)."""
+
+    value: float
+    images: Tensor
+    distances: Tensor
+    gaps: Tensor
+
+
+@dataclass
+class ContrastiveObjective:
+    """`grams[i]` C_i (in, in); `targets` M_i (N, q, in); `weights` w_i and `units` s_i^2 (N,) float64; `penalty` E
+    (in, in); `pairs` (N, N) bool: which negatives count; `pull` the weight of one concept's hinges; `nearest`: only its
+    nearest negative, else the mean over all; `crossed[i][j]` M_i C_ij (q, in), given for paper negatives only.
+    """
+
+    grams: Sequence[Tensor]
+    targets: Tensor
+    weights: Tensor
+    units: Tensor
+    penalty: Tensor
+    pairs: Tensor
+    margin: float
+    pull: float
+    nearest: bool = True
+    shrink: float = 0.0
+    crossed: Sequence[Sequence[Tensor | None]] | None = None
+    own: Tensor = field(init=False)  # |M_j X_i|^2 (N, N) float64
+
+    def __post_init__(self) -> None:
+        rows = [torch.stack([_dot(target @ gram, target) for target in self.targets]) for gram in self.grams]
+        self.own = torch.stack(rows)
+
+    def evaluate(self, point: Tensor) -> Evaluation:
+        """Value and the products that the gradient needs, at M (q, in); N products of (q, in) by (in, in)."""
+        images = torch.stack([point @ gram for gram in self.grams])
+        energy = torch.stack([_dot(image, point) for image in images])
+        across = torch.stack([(self.targets * image).sum(dim=(1, 2), dtype=torch.float64) for image in images])
+        swapped = energy[:, None] - 2 * across + self.own
+        squared = swapped if self.crossed is None else self._paper_energies(point, energy)
+        distances = (squared / self.units[:, None]).clamp(min=TINY).sqrt()
+        gaps = torch.where(self._counted(distances), (self.margin - distances).clamp(min=0), 0.0)
+        fit = (self.weights * swapped.diagonal()).sum() + _dot(point @ self.penalty, point)
+        value = fit + (self._hinge_weights() * gaps**2).sum() + self.shrink * double(point).norm().to(fit)
+        return Evaluation(float(value), images, distances, gaps)
+
+    def gradient(self, point: Tensor, at: Evaluation) -> Tensor:
+        """dL/dM (q, in), by hand.
+
+        With a_ij = -h_ij gap_ij / (d_ij s_i^2), the derivative of a hinge by its squared distance, swap negatives give
+        2 sum_ij a_ij (M - M_j) C_i and paper negatives 2 sum_ij a_ij (M C_j - M_i C_ij).
+        """
+        pulls = -self._hinge_weights() * at.gaps / (at.distances * self.units[:, None])
+        total = (point @ self.penalty).clone()
+        own = torch.diag(self.weights)
+        if self.crossed is None:
+            own, on_images = own + pulls, self.weights + pulls.sum(dim=1)
+        else:
+            on_images = self.weights + pulls.sum(dim=0)
+            for i, j in pulls.nonzero().tolist():
+                crossed = self.crossed[i][j]
+                total -= float(pulls[i, j]) * crossed if crossed is not None else 0.0
+        total += torch.tensordot(on_images.to(point), at.images, dims=1)
+        for coefficients, gram in zip(own.to(point), self.grams, strict=True):
+            total -= torch.tensordot(coefficients, self.targets, dims=1) @ gram
+        total *= 2
+        norm = float(double(point).norm())
+        return total + (self.shrink / norm) * point if self.shrink and norm > 0 else total
+
+    def curvature(self, point: Tensor, at: Evaluation) -> Tensor:
+        """A (in, in), float64, such that tr((Z - M) A (Z - M)^T) bounds the second-order part of L(Z) while the same
+        hinges are active: an active hinge lies below |r - margin r_0 / |r_0||^2 with r its residual and r_0 that at M.
+        """
+        active = self._hinge_weights() * (at.gaps > 0) / self.units[:, None]
+        added = self.weights + active.sum(dim=1 if self.crossed is None else 0)
+        matrix = double(self.penalty).clone()
+        for weight, gram in zip(added.tolist(), self.grams, strict=True):
+            matrix += weight * double(gram)
+        norm = float(double(point).norm())
+        if self.shrink and norm > 0:
+            matrix.diagonal().add_(self.shrink / (2 * norm))
+        return matrix
+
+    def active_share(self, at: Evaluation) -> float:
+        """Share of the negatives that count (one per concept, or all pairs) closer than the margin."""
+        counted = self._counted(at.distances)
+        return float(((at.gaps > 0) & counted).sum() / counted.sum().clamp(min=1))
+
+    def _counted(self, distances: Tensor) -> Tensor:
+        if not self.nearest or len(distances) < 2:
+            return self.pairs
+        closest = torch.where(self.pairs, distances, float("inf")).argmin(dim=1, keepdim=True)
+        return self.pairs & torch.zeros_like(self.pairs).scatter(1, closest, True)
+
+    def _hinge_weights(self) -> Tensor:
+        per_concept = 1 if self.nearest else self.pairs.sum(dim=1, keepdim=True).clamp(min=1)
+        return self.pull * self.pairs.to(torch.float64) / per_concept
+
+    def _paper_energies(self, point: Tensor, energy: Tensor) -> Tensor:
+        squared = self.own.diagonal()[:, None] + energy[None, :]
+        for i, row in enumerate(self.crossed or ()):
+            for j, crossed in enumerate(row):
+                if crossed is not None:
+                    squared[i, j] -= 2 * _dot(crossed, point)
+        return squared
+
+
+def descend(
+    objective: ContrastiveObjective, start: Tensor, steps: int, tolerance: float = 1e-4
+) -> tuple[Tensor, list[float], Evaluation]:
+    """Majorise-minimise steps M - 1/2 gradient curvature^-1, halved until L falls; stops when a step gains little.
+
+    Returns the last M, the history of L (strictly decreasing) and the evaluation there.
+    """
+    point, at = start, objective.evaluate(start)
+    history = [at.value]
+    for _ in range(steps):
+        move = solve_spd(objective.curvature(point, at), objective.gradient(point, at)) / 2
+        for halving in range(12):
+            candidate = point - move * 0.5**halving
+            there = objective.evaluate(candidate)
+            if there.value < at.value:
+                break
+        else:
+            break
+        point, at = candidate, there
+        history.append(at.value)
+        if history[-2] - history[-1] < tolerance * history[-2]:
+            break
+    return point, history, at
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dtype=torch.float64)

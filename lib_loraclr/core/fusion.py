@@ -1,0 +1,95 @@
+"""The quadratic heart of every data-driven merge: keep each concept's response, change nothing on neutral inputs.
+
+    J(dW) = sum_i w_i |(dW - dW_i) X_i|^2 + mu |dW X_0|^2 + ridge * mean(diag G) |dW|^2,   sum_i w_i = 1,
+    G = sum_i w_i C_i + mu C_0,   minimum: dW = (sum_i w_i dW_i C_i) (G + ridge * mean(diag G) I)^-1
+
+with C_i the mean second moment of concept i's inputs: a concept weighs the same however many rows its capture has.
+Sources: Gu et al. 2023, Mix-of-Show, gradient fusion; Jin et al. 2023, RegMean, for the closed form. A LoRA that leaves
+the layer alone takes part with target 0, which protects its features from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lib_loraclr.core.deltas import Delta, inner
+from lib_loraclr.core.linalg import double, solve_spd
+from lib_loraclr.core.moments import SecondMoment
+from lib_loraclr.core.problem import Statistics
+from lib_loraclr.core.span import Span
+
+ENERGY_FLOOR = 0.1  # smallest unit of a concept, as a share of the mean: a LoRA that hardly acts must not rule a layer
+
+
+def grams(moments: Sequence[SecondMoment], device: torch.device) -> Iterator[Tensor]:
+    """C_i (in, in) concept by concept on the device: one at a time, so that memory stays flat in their number."""
+    for moment in moments:
+        yield moment.mean().to(device)
+
+
+def energies(deltas: Sequence[Delta | None], statistics: Statistics, device: torch.device) -> Tensor:
+    """|dW_i X_i|^2 per row: tr(dW_i C_i dW_i^T) (N,), float64 on the CPU; 0 where a LoRA leaves the layer alone."""
+    values = [
+        torch.zeros((), dtype=torch.float64) if delta is None else inner(delta.after(gram), delta).cpu()
+        for delta, gram in zip(deltas, grams(statistics.concepts, device), strict=True)
+    ]
+    return torch.stack(values).clamp(min=0)
+
+
+def units(energies: Tensor) -> Tensor:
+    """s_i^2 (N,) as units of distance: at least a tenth of the mean; the mean itself where a LoRA does nothing."""
+    acting = energies[energies > 0]
+    mean = acting.mean() if len(acting) else energies.new_ones(())
+    return torch.where(energies > 0, energies.clamp(min=ENERGY_FLOOR * float(mean)), mean)
+
+
+def concept_weights(span: Span, deltas: Sequence[Delta | None], statistics: Statistics, weighting: str) -> Tensor:
+    """w_i (N,), float64, sum 1. `equal`; `rows`: by rows captured, as published; `relative`: by 1 / s_i^2."""
+    if weighting == "equal":
+        weights = torch.ones(len(deltas), dtype=torch.float64)
+    elif weighting == "rows":
+        weights = torch.tensor([moment.rows for moment in statistics.concepts], dtype=torch.float64)
+    else:
+        weights = 1.0 / units(energies(deltas, statistics, span.like.device))
+    total = weights.sum()
+    return weights / total if float(total) > 0 else torch.full_like(weights, 1.0 / len(weights))
+
+
+def regulariser(span: Span, statistics: Statistics, gram: Tensor, anchor: float, ridge: float) -> Tensor:
+    """mu C_0 + ridge * mean(diag(G)) I (in, in), float64, with mu = `anchor` for concept weights that sum to 1."""
+    penalty = torch.zeros_like(gram)
+    if statistics.neutral is not None and anchor > 0:
+        penalty += anchor * double(statistics.neutral.mean().to(span.like.device))
+    mean = float((gram + penalty).diagonal().mean())
+    penalty.diagonal().add_(ridge * mean)
+    return penalty
+
+
+def weighted_system(span: Span, statistics: Statistics, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_i w_i C_i (in, in) and sum_i w_i M_i C_i (q, in) in float64, from one walk over the concepts."""
+    size = span.shape.in_features
+    left, right = double(span.like.new_zeros(size, size)), double(span.zeros())
+    for index, gram in enumerate(grams(statistics.concepts, span.like.device)):
+        left += float(weights[index]) * double(gram)
+        right += float(weights[index]) * double(span.coordinates(index, gram))
+    return left, right
+
+
+def fuse(span: Span, statistics: Statistics, weights: Tensor, anchor: float, ridge: float) -> Tensor:
+    """Coordinates (q, in) of the minimum of J."""
+    left, right = weighted_system(span, statistics, weights)
+    return solve_spd(left + regulariser(span, statistics, left, anchor, ridge), right).to(span.like)
+
+
+def activation_gram(statistics: Statistics | None, device: torch.device | str, anchor: float = 0.2) -> Tensor | None:
+    """The metric in which a merged layer is truncated: mean of the C_i plus `anchor` C_0 (in, in); None without any."""
+    if statistics is None or not statistics.concepts:
+        return None
+    total = sum((double(gram) for gram in grams(statistics.concepts, torch.device(device))), torch.zeros(()))
+    gram = torch.as_tensor(total) / len(statistics.concepts)
+    if statistics.neutral is not None:
+        gram = gram + anchor * double(statistics.neutral.mean().to(device))
+    return gram

@@ -1,0 +1,126 @@
+"""Merging all layers: solve, choose ranks, truncate, measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_loraclr.core.deltas import Delta, LowRank
+from lib_loraclr.core.errors import LoraclrError
+from lib_loraclr.core.fidelity import ConceptFidelity, fidelity
+from lib_loraclr.core.fusion import activation_gram
+from lib_loraclr.core.linalg import balanced, exact_float32
+from lib_loraclr.core.methods import complete_options, get_method
+from lib_loraclr.core.methods.base import MergeMethod
+from lib_loraclr.core.problem import LayerProblem, LayerSolution
+from lib_loraclr.core.rank import RankPolicy, allocate, bytes_per_rank
+from lib_loraclr.core.truncation import spectrum, truncate
+
+FALLBACK = "average"  # with every second moment unknown (the identity), gradient fusion's closed form is the average
+
+
+@dataclass(frozen=True)
+class MergedLayer:
+    """A merged layer (float32, CPU), what the solver said about it, and what it keeps of each concept."""
+
+    delta: Delta
+    info: dict[str, Any] = field(default_factory=dict)
+    fidelity: list[ConceptFidelity] | None = None
+
+
+def merge_layers(
+    problems: Sequence[LayerProblem],
+    method: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    rank: RankPolicy | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    bytes_per_value: int = 2,
+    on_layer: Callable[[str], None] | None = None,
+) -> dict[str, MergedLayer]:
+    """Merge every layer and cut it to its rank; layers by name, sorted, the same bits whatever the order given.
+
+    Layers without statistics are averaged when the method needs some (info says so). `bytes_per_value` is that of the
+    file, for `size=`. `on_layer(name)` is called before each layer; whatever it raises ends the merge and passes
+    through. A layer that does not fit on the device is done on the CPU. Raises InputError for a wrong method or option.
+    """
+    chosen, policy = get_method(method), rank or RankPolicy()
+    complete = complete_options(chosen, options or {})
+    ordered = sorted(problems, key=lambda problem: problem.name)
+    with exact_float32():
+        solved: dict[str, LayerSolution] = {}
+        spectra: dict[str, Tensor] = {}
+        for problem in ordered:
+            if on_layer is not None:
+                on_layer(problem.name)
+            solution, energies = _guarded(_solve, problem, device, chosen, complete, seed, policy)
+            solved[problem.name] = solution
+            if energies is not None:
+                spectra[problem.name] = energies
+        costs = {problem.name: bytes_per_rank(problem.shape, bytes_per_value) for problem in ordered}
+        ranks = allocate(policy, spectra, costs) if spectra else {}
+        fixed = int(policy.value) if policy.kind == "fixed" else None
+        return {
+            problem.name: _guarded(_finish, problem, device, solved[problem.name], ranks.get(problem.name, fixed))
+            for problem in ordered
+        }
+
+
+def _solve(
+    problem: LayerProblem,
+    device: torch.device | str,
+    method: MergeMethod,
+    options: Mapping[str, Any],
+    seed: int,
+    policy: RankPolicy,
+) -> tuple[LayerSolution, Tensor | None]:
+    """The solution on the CPU and, where ranks are to be chosen, the energies of its components."""
+    fallback = get_method(FALLBACK) if method.needs_statistics and problem.statistics is None else None
+    try:
+        if fallback is not None:
+            solution = fallback.solve(_placed(problem, device), complete_options(fallback, {}), seed=seed)
+            solution = replace(solution, info={**solution.info, "fallback": FALLBACK})
+        else:
+            solution = method.solve(_placed(problem, device), options, seed=seed)
+    except ArithmeticError as error:
+        sentence = f"Layer {problem.name} cannot be solved: {error}; the captured features are not usable."
+        raise LoraclrError("unusable-statistics", sentence, key=problem.name) from error
+    energies = None
+    if policy.kind in ("energy", "size"):
+        energies = spectrum(solution.delta, activation_gram(problem.statistics, device))[0].cpu()
+    return replace(solution, delta=solution.delta.to("cpu", torch.float32)), energies
+
+
+def _finish(
+    problem: LayerProblem, device: torch.device | str, solution: LayerSolution, rank: int | None
+) -> MergedLayer:
+    """Truncated where a rank below the solution's own is set, measured on the layer's statistics."""
+    delta = solution.delta.to(device, torch.float32)
+    if rank is not None and rank < delta.rank:
+        delta = truncate(delta, rank, activation_gram(problem.statistics, device))
+    elif isinstance(delta, LowRank):
+        delta = balanced(delta)
+    measured = fidelity(_placed(problem, device), delta)
+    return MergedLayer(delta.to("cpu", torch.float32), solution.info, measured)
+
+
+def _placed(problem: LayerProblem, device: torch.device | str) -> LayerProblem:
+    """The deltas on the device in float32; statistics follow one by one as they are used."""
+    return replace(problem, deltas=[None if d is None else d.to(device, torch.float32) for d in problem.deltas])
+
+
+def _guarded(step: Callable[..., Any], problem: LayerProblem, device: torch.device | str, *rest: Any) -> Any:
+    """`step` on the device, and again on the CPU when the device's memory does not suffice for this layer."""
+    try:
+        return step(problem, device, *rest)
+    except RuntimeError as error:
+        if torch.device(device).type == "cpu" or "out of memory" not in str(error).lower():
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return step(problem, "cpu", *rest)

@@ -1,0 +1,98 @@
+"""Contrastive merge: gradient fusion plus a push away from what the other LoRAs would have done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_loraclr.core.contrast import ContrastiveObjective, descend
+from lib_loraclr.core.deltas import zero
+from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.fusion import concept_weights, energies, grams, regulariser, units
+from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
+from lib_loraclr.core.methods.gradient_fusion import FUSION_OPTIONS, WEIGHTINGS, balanced_fusion, statistics_of
+from lib_loraclr.core.span import Span
+
+
+class Contrastive(MergeMethod):
+    """Minimises gradient fusion's loss plus hinges on the distance to wrong concepts, in units of each own response."""
+
+    name = "contrastive"
+    summary = "Gradient fusion that also pushes each concept away from what the other LoRAs would make of it."
+    reference = "Simsar et al. 2025, LoRACLR, equations 4 to 6, in relative units and on second moments"
+    needs_statistics = True
+    options: tuple[Option, ...] = (
+        Option("margin", 1.2, "Distance to wrong concepts to reach, in units of the concept's own response.", 0.0, 4.0),
+        Option("weight", 0.3, "Weight of the push against that of the fit.", 0.0, 10.0),
+        Option("negatives", "swap", "Wrong responses: other LoRAs on the same inputs, or as in the paper.",
+               choices=("swap", "paper")),
+        Option("against", "nearest", "Push away from the nearest wrong concept or all.", choices=("nearest", "all")),
+        Option("shrink", 0.001, "Weight of the update's norm (lambda of the paper), LoRAs' norm as unit.", 0.0, 1.0),
+        Option("steps", 12, "Most descent steps a layer.", 0, 200),
+        *FUSION_OPTIONS,
+        Option("weighting", "relative", "Concepts weigh by own effect, equally, or by rows.", choices=WEIGHTINGS),
+    )  # fmt: skip
+
+    def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
+        """Closed form first, then descent; info has the loss history and the share of active hinges."""
+        if all(delta is None for delta in problem.deltas):
+            return LayerSolution(zero(problem.shape))
+        span, statistics = Span.of(problem), statistics_of(problem)
+        weights = concept_weights(span, problem.deltas, statistics, options["weighting"])
+        start, weights = balanced_fusion(span, problem, weights, options)
+        objective = _objective(span, problem, weights, options)
+        point, history, at = descend(objective, start, options["steps"])
+        return LayerSolution(
+            span.delta(point),
+            {
+                "loss": history,
+                "active_hinges_at_start": objective.active_share(objective.evaluate(start)),
+                "active_hinges": objective.active_share(at),
+            },
+        )
+
+
+def _objective(span: Span, problem: LayerProblem, weights: Tensor, options: Mapping[str, Any]) -> ContrastiveObjective:
+    """The objective of a layer, scaled so that a merge that does nothing costs 1 for the fit."""
+    statistics, device = statistics_of(problem), span.like.device
+    squared = units(energies(problem.deltas, statistics, device))
+    weights = weights / (weights * squared).sum()
+    second = list(grams(statistics.concepts, device))
+    left = sum((weight * gram for weight, gram in zip(weights.tolist(), second, strict=True)), torch.zeros(()))
+    touched = torch.tensor([delta is not None for delta in problem.deltas])
+    targets = torch.stack([span.coordinates(index) for index in range(len(problem.deltas))])
+    penalty = regulariser(
+        span, statistics, torch.as_tensor(left), options["anchor"] * float(weights.sum()), options["ridge"]
+    )
+    norm = float(targets[touched].square().sum() / touched.sum()) ** 0.5
+    return ContrastiveObjective(
+        grams=second,
+        targets=targets,
+        weights=weights.to(device),
+        units=squared.to(device),
+        penalty=penalty.to(span.like),
+        pairs=(touched[:, None] & touched[None, :] & ~torch.eye(len(touched), dtype=torch.bool)).to(device),
+        margin=options["margin"],
+        pull=options["weight"] / len(touched),
+        nearest=options["against"] == "nearest",
+        shrink=options["shrink"] / norm if norm > 0 else 0.0,
+        crossed=_crossed(span, problem) if options["negatives"] == "paper" else None,
+    )
+
+
+def _crossed(span: Span, problem: LayerProblem) -> list[list[Tensor | None]]:
+    """M_i C_ij (q, in) for all pairs; InputError where the capture has no cross moments."""
+    cross = statistics_of(problem).cross
+    if cross is None:
+        raise InputError("no-cross-moments", "Paper negatives need cross moments, which this capture does not have.")
+    count = len(problem.deltas)
+    table: list[list[Tensor | None]] = [[None] * count for _ in range(count)]
+    for i in range(count):
+        for j in range(count):
+            if i != j and problem.deltas[i] is not None and problem.deltas[j] is not None:
+                gram = cross[(i, j)] if (i, j) in cross else cross[(j, i)].T
+                table[i][j] = span.coordinates(i, gram.to(span.like))
+    return table

@@ -1,0 +1,28 @@
+"""Weighted sum, cut to a rank by singular value decomposition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lib_loraclr.core.deltas import add, zero
+from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
+from lib_loraclr.core.truncation import truncate
+
+
+class Svd(MergeMethod):
+    """The best approximation of sum_i dW_i at a rank (Eckart and Young)."""
+
+    name = "svd"
+    summary = "Adds the LoRAs and keeps the strongest directions of the sum."
+    reference = "dW = best rank-k approximation of sum_i dW_i"
+    needs_statistics = False
+    options: tuple[Option, ...] = (Option("rank", 0, "Rank to keep; 0 takes the largest rank among the LoRAs.", low=0),)
+
+    def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
+        """Truncated sum; the norm that was cut off is reported relative to the sum's."""
+        present = [delta for delta in problem.deltas if delta is not None]
+        if not present:
+            return LayerSolution(zero(problem.shape))
+        rank = options["rank"] or max(delta.rank for delta in present)
+        return LayerSolution(truncate(add(present), rank))

@@ -1,0 +1,102 @@
+"""How large a merged file may be: exact, one rank for all, a share of the energy, or a size shared out among layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lib_loraclr.core.deltas import LayerShape
+from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.truncation import truncate
+
+__all__ = ["LAYER_OVERHEAD", "RankPolicy", "allocate", "bytes_per_rank", "truncate"]
+
+LAYER_OVERHEAD = 420  # bytes of a layer besides its factors: alpha and three entries of the safetensors header
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class RankPolicy:
+    """`kind` is exact, fixed (`value` a rank), energy (`value` a share) or size (`value` in MB of 10^6 bytes)."""
+
+    kind: str = "exact"
+    value: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str | int) -> RankPolicy:
+        """ "exact", "16", "energy=0.95" or "size=20"; InputError "bad-rank" otherwise."""
+        name, _, number = str(text).strip().lower().partition("=")
+        if name == "exact" and not number:
+            return cls()
+        kind, number = ("fixed", name) if name.isascii() and name.isdigit() and not number else (name, number)
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        high = {"fixed": math.inf, "energy": 1.0, "size": math.inf}.get(kind, math.nan)
+        if not 0 < value <= high or math.isinf(value):
+            raise InputError(
+                "bad-rank",
+                f"'{text}' is no rank: use exact, a number from 1, energy=0.95 (0 to 1) or size=20 (MB).",
+                key="rank",
+            )
+        return cls(kind, value)
+
+    def __str__(self) -> str:
+        return {"exact": "exact", "fixed": f"{self.value:g}"}.get(self.kind, f"{self.kind}={self.value:g}")
+
+
+def bytes_per_rank(shape: LayerShape, bytes_per_value: int) -> int:
+    """What one more rank of a layer adds to the file."""
+    return (shape.out_features + shape.in_features) * bytes_per_value
+
+
+def allocate(
+    policy: RankPolicy, spectra: Mapping[str, Sequence[float] | Tensor], costs: Mapping[str, int]
+) -> dict[str, int]:
+    """Rank of every layer, at least 1.
+
+    `spectra[name]`: energies of its components, descending; `costs[name]`: bytes of one rank. For energy and size,
+    components are taken by the share of their own layer's energy that a byte buys, the best first, so that the next
+    rank goes where leaving it out would lose most; a layer counts as one whatever the scale of its features. ValueError
+    for other policies, which need no allocation.
+    Raises InputError "size-too-small" when not even rank 1 everywhere fits.
+    """
+    if policy.kind not in ("energy", "size"):
+        raise ValueError(f"nothing to allocate for rank {policy}")
+    names = sorted(spectra)
+    lists = {name: [float(value) for value in spectra[name]] for name in names}
+    totals = {name: sum(lists[name]) for name in names}
+    ranks = dict.fromkeys(names, 1)
+    budget = policy.value * MEGABYTE - sum(costs[name] + LAYER_OVERHEAD for name in names)
+    if policy.kind == "size" and budget < 0:
+        least = (policy.value * MEGABYTE - budget) / MEGABYTE
+        raise InputError(
+            "size-too-small",
+            f"{policy.value:g} MB cannot hold these layers; rank 1 everywhere takes {least:.2f} MB.",
+            key="rank",
+        )
+    active = [name for name in names if totals[name] > 0]
+    missing = policy.value * len(active) - sum(lists[name][0] / totals[name] for name in active)
+    queue = sorted(
+        (-value / totals[name] / costs[name], name, position)
+        for name in active
+        for position, value in enumerate(lists[name])
+        if position and value > 0
+    )
+    closed: set[str] = set()
+    for gain, name, position in queue:
+        if policy.kind == "energy":
+            if missing <= 1e-9 * len(active):
+                break
+            missing += gain * costs[name]
+        elif name in closed or budget < costs[name]:
+            closed.add(name)
+            continue
+        else:
+            budget -= costs[name]
+        ranks[name] = position + 1
+    return ranks
