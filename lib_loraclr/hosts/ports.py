@@ -89,6 +89,10 @@ class DiffusionHost(Protocol):
         """While a UNet call runs: which batch rows are the conditional branch (None: all of them)."""
         ...
 
+    def word_rows(self) -> Tensor | None:
+        """While the text encoder or `unet_call` runs: (batch, tokens), False on padding (None: not known)."""
+        ...
+
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pictures, uint8 (n, h, w, 3) on the CPU."""
         ...

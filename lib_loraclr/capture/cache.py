@@ -1,0 +1,116 @@
+"""Captured moments on disk: what has been captured once for a LoRA, checkpoint and settings is not captured again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import Tensor, uint8
+
+from lib_loraclr.capture.stored import FORMAT, MomentFile, StoredMoment
+from lib_loraclr.core.deltas import Delta, LowRank
+from lib_loraclr.core.moments import SecondMoment
+
+
+class StatisticsCache:
+    """A folder of moment files, `<key>-<layers>.safetensors`, written atomically; the least recently used go first.
+
+    The key says everything that decides the numbers, so a stale entry cannot be found. Unreadable files are ignored
+    and replaced. Files that this object has handed out are never evicted by it.
+    """
+
+    def __init__(self, folder: Path, *, limit_mib: int | None = 16384) -> None:
+        self.folder, self.limit_mib = Path(folder), limit_mib
+        self._temporary: TemporaryDirectory[str] | None = None
+        self._used: set[Path] = set()
+
+    @classmethod
+    def temporary(cls) -> StatisticsCache:
+        """A cache that is deleted when the last of its moments is gone."""
+        folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="loraclr-", ignore_cleanup_errors=True)
+        cache = cls(Path(folder.name), limit_mib=None)
+        cache._temporary = folder
+        return cache
+
+    @staticmethod
+    def default_folder() -> Path:
+        """LORACLR_CACHE, else the user's cache folder."""
+        given = os.environ.get("LORACLR_CACHE")
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(given) if given else Path(base) / "sd-webui-loraclr"
+
+    def find(self, key: str) -> dict[str, StoredMoment]:
+        """Every stored moment of this key by layer name; empty where there is none."""
+        found: dict[str, StoredMoment] = {}
+        for path in sorted(self.folder.glob(f"{key}-*.safetensors")):
+            with contextlib.suppress(OSError, ValueError):
+                found |= self._open(path).moments()
+        return found
+
+    def store(
+        self, key: str, moments: Mapping[str, SecondMoment], about: Mapping[str, object]
+    ) -> dict[str, StoredMoment]:
+        """Write the moments of one key and return them as stored ones. `about` is for people who look into the file."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        layers = hashlib.sha256("\n".join(sorted(moments)).encode()).hexdigest()[:12]
+        path = self.folder / f"{key}-{layers}.safetensors"
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            MomentFile.write(unfinished, moments, {"about": json.dumps(about, sort_keys=True)})
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        stored = self._open(path).moments()
+        self._evict()
+        return stored
+
+    def _open(self, path: Path) -> MomentFile:
+        file = MomentFile(path, self._temporary)
+        self._used.add(path)
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return file
+
+    def _evict(self) -> None:
+        """Delete the least recently used files until the folder is within its limit."""
+        if self.limit_mib is None:
+            return
+        states: list[tuple[float, int, Path]] = []
+        for path in self.folder.glob("*.safetensors"):
+            with contextlib.suppress(OSError):
+                state = path.stat()
+                states.append((state.st_mtime, state.st_size, path))
+        excess = sum(size for _, size, _ in states) - self.limit_mib * 2**20
+        for _, size, path in sorted(states):
+            if excess <= 0:
+                return
+            if path not in self._used:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                    excess -= size
+
+
+def digest(*parts: object) -> str:
+    """Hex name of JSON-like values, 32 digits."""
+    text = json.dumps([FORMAT, *parts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def digest_deltas(deltas: Mapping[str, Delta]) -> str:
+    """Hex name of the numbers of a LoRA: equal factors, equal name, whatever file they came from."""
+    state = hashlib.sha256()
+    for name in sorted(deltas):
+        delta = deltas[name]
+        for factor in (delta.up, delta.down) if isinstance(delta, LowRank) else (delta.weight,):
+            state.update(f"{name} {tuple(factor.shape)} {factor.dtype}\n".encode())
+            state.update(_bytes(factor))
+    return state.hexdigest()
+
+
+def _bytes(factor: Tensor) -> bytes:
+    return factor.detach().cpu().contiguous().view(uint8).numpy().tobytes()

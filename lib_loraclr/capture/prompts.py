@@ -1,0 +1,50 @@
+"""What the model is asked to draw while it is watched.
+
+`{c}` is the concept (its trigger and class word), `{other}` something else. The templates put the concept into other
+places and media and beside other things, because a merge that has only seen "photo of {c}" fits these few rows exactly
+and forgets the rest. Nothing here depends on which other LoRAs are merged: a subset finds its captures in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SAMPLE_TEMPLATES = (
+    "a photo of {c}", "{c} in a forest", "a photo of {c} next to {other}", "a painting of {c}",
+    "a picture of {c} in a city", "a close-up photo of {c}", "{c} at the beach", "a drawing of {c}",
+)  # fmt: skip
+TEXT_TEMPLATES = (
+    *SAMPLE_TEMPLATES, "{c}", "photo of {c}", "{c} in the snow", "a photo of {c} on a stage, full body",
+    "{other} and {c}", "{c}, {other} in the background", "a 3d render of {c} in space", "the face of {c}",
+)  # fmt: skip
+HELD_OUT_TEMPLATES = (
+    "a picture of {c} under the sea", "{c} standing in a meadow", "a sketch of {c} in a room", "{c} with {other}",
+)  # fmt: skip
+CLASS_TEMPLATES = ("a photo of {c}", "{c} in a forest", "a painting of {c}", "{c}", "a picture of {c} in a city")
+SCENES = ("", "a photo of a dog", "a forest", "a woman in a city", "the beach", "a room with a table", "a man")
+OTHERS = ("a dog", "a woman", "a man", "a car", "a house", "a chair")
+
+
+def phrase(trigger: str, class_word: str) -> str:
+    """How a prompt calls the concept: its trigger, followed by its class word unless the trigger contains it."""
+    trigger, class_word = trigger.strip(), class_word.strip()
+    if class_word and class_word.lower() not in trigger.lower():
+        return f"{trigger} {class_word}" if trigger else with_article(class_word)
+    return trigger or "a subject"
+
+
+def with_article(noun: str) -> str:
+    """An elf, a dog."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def filled(templates: Sequence[str], concept: str, first: int, count: int) -> tuple[str, ...]:
+    """`count` prompts from the templates in turn, beginning at number `first`; {other} rotates with the number."""
+    others = [other for other in OTHERS if other.split()[-1] not in concept.split()]
+    numbers = range(first, first + count)
+    return tuple(templates[k % len(templates)].format(c=concept, other=others[k % len(others)]) for k in numbers)
+
+
+def in_turn(prompts: Sequence[str], first: int, count: int) -> tuple[str, ...]:
+    """`count` of the prompts, beginning at number `first`, round and round."""
+    return tuple(prompts[k % len(prompts)] for k in range(first, first + count))

@@ -1,0 +1,228 @@
+"""`capture`: what every layer is given while each concept's prompts run, as second moments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lib_loraclr.capture import prompts
+from lib_loraclr.capture.cache import StatisticsCache, digest, digest_deltas
+from lib_loraclr.capture.gather import Run, gather, needs_only_text, picture_size, shared_inputs
+from lib_loraclr.capture.hooks import input_features
+from lib_loraclr.capture.settings import CaptureSettings
+from lib_loraclr.core.deltas import Delta
+from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.methods.base import Statistics
+from lib_loraclr.core.moments import SecondMoment
+from lib_loraclr.hosts.ports import DiffusionHost, Progress
+
+Moments = dict[str, SecondMoment]
+
+
+@dataclass(frozen=True)
+class CaptureConcept:
+    """One LoRA of a merge: how prompts call it and what it adds (user's weight folded in) by canonical layer name."""
+
+    name: str
+    trigger: str
+    class_word: str
+    deltas: Mapping[str, Delta] = field(repr=False)
+
+
+def capture(
+    host: DiffusionHost,
+    concepts: Sequence[CaptureConcept],
+    settings: CaptureSettings,
+    *,
+    student: Mapping[str, Delta] | None = None,
+    round: int = 0,  # noqa: A002
+    progress: Progress | None = None,
+    cache: StatisticsCache | None = None,
+) -> dict[str, Statistics]:
+    """Statistics of every layer that a LoRA of `concepts` touches; call it inside `host.ready()`.
+
+    Without `student` each concept's own LoRA runs (teacher inputs); with it the merged update runs for every prompt.
+    `round` gives fresh seeds and prompts. One run's moments are in memory at a time, whatever the number of concepts:
+    finished ones go to `cache` (or to a temporary folder that lives as long as the statistics) and are read when asked
+    for. Layers that share their inputs share one `Statistics` object. Layers that the preset does not watch, that never
+    ran, or that have too many inputs are missing from the result; the last two are named to `progress`.
+    Raises InputError for a layer that the model lacks, and whatever `progress` raises to cancel; hooks are then gone.
+    """
+    cache = cache or StatisticsCache.temporary()
+    leaders = _watched_layers(host, concepts, student, settings, progress)
+    plan = _Plan(host, settings, cache, sorted(set(leaders.values())))
+    teacher = student is None
+    groups: dict[str, list[list[Run]]] = {
+        "concepts": [_concept_runs(c, c.deltas if student is None else student, settings, round) for c in concepts],
+        "neutral": [_neutral_runs(concepts, student or {}, settings, round)],
+        "held_out": [_held_out_runs(c, c.deltas, settings) for c in concepts] if teacher else [],
+    }
+    plan.add([run for runs in groups.values() for several in runs for run in several])
+    plan.execute(progress)
+    found = {name: [plan.moments(runs) for runs in several] for name, several in groups.items()}
+    by_leader: dict[str, Statistics] = {}
+    for leader in plan.layers:
+        by_leader[leader] = Statistics(
+            [moments[leader] for moments in found["concepts"]],
+            found["neutral"][0].get(leader),
+            held_out=[m[leader] for m in found["held_out"]] if all(leader in m for m in found["held_out"]) else None,
+        )
+    return {name: by_leader[leader] for name, leader in leaders.items()}
+
+
+def combine(a: Mapping[str, Statistics], b: Mapping[str, Statistics]) -> dict[str, Statistics]:
+    """Both captures together, moment by moment: the aggregated refinement. Sharing is kept.
+
+    Held-out moments are those of `a` where it has them (they belong to the teacher); a layer of one capture only stays.
+    """
+    made: dict[tuple[int, int], Statistics] = {}
+    result: dict[str, Statistics] = {}
+    for name in dict.fromkeys([*a, *b]):
+        if name not in a or name not in b:
+            result[name] = a[name] if name in a else b[name]
+            continue
+        key = id(a[name]), id(b[name])
+        if key not in made:
+            made[key] = _sum(a[name], b[name])
+        result[name] = made[key]
+    return result
+
+
+def _sum(a: Statistics, b: Statistics) -> Statistics:
+    neutral = a.neutral.plus(b.neutral) if a.neutral and b.neutral else a.neutral or b.neutral
+    concepts = [one.plus(other) for one, other in zip(a.concepts, b.concepts, strict=True)]
+    return Statistics(concepts, neutral, held_out=a.held_out or b.held_out)
+
+
+class _Plan:
+    """Which run has to watch which layers, after what the cache already knows."""
+
+    def __init__(
+        self, host: DiffusionHost, settings: CaptureSettings, cache: StatisticsCache, layers: Sequence[str]
+    ) -> None:
+        self.host, self.settings, self.cache, self.layers = host, settings, cache, layers
+        modules = host.layers()
+        self._bytes = {name: 4 * input_features(modules[name]) ** 2 for name in layers}
+        self._keys: dict[int, str] = {}
+        self._digests: dict[int, str] = {}
+        self._found: dict[str, Moments] = {}
+        self._todo: list[tuple[Run, list[str]]] = []
+
+    def add(self, runs: Sequence[Run]) -> None:
+        """Look up every run and queue what is missing, in groups within the memory budget."""
+        for run in runs:
+            key = self._keys[id(run)] = self._key(run)
+            if key in self._found:
+                continue
+            found = self._found[key] = dict[str, SecondMoment](self.cache.find(key))
+            missing = [name for name in self.layers if needs_only_text(name) != run.sampled and name not in found]
+            self._todo += [(run, group) for group in self._groups(missing)]
+
+    def execute(self, progress: Progress | None) -> None:
+        """Run everything that is queued; what is finished stays in the cache also when a later run is cancelled."""
+        if progress is not None:
+            progress.phase("capture", sum(self._steps(run) for run, _ in self._todo))
+        for run, group in self._todo:
+            moments = gather(self.host, run, group, self.settings, progress)
+            about = {"prompts": run.prompts, "seeds": run.seeds, "model": self.host.info.name}
+            self._found[self._keys[id(run)]] |= self.cache.store(self._keys[id(run)], moments, about)
+
+    def moments(self, runs: Sequence[Run]) -> Moments:
+        """Moments by layer, summed over runs that watch the same layer."""
+        total: Moments = {}
+        for run in runs:
+            for name, moment in self._found[self._keys[id(run)]].items():
+                total[name] = total[name].plus(moment) if name in total else moment
+        return total
+
+    def _steps(self, run: Run) -> int:
+        pictures = -(-len(run.prompts) // self.settings.batch)
+        return pictures * self.settings.steps if run.sampled else 1
+
+    def _groups(self, names: Sequence[str]) -> list[list[str]]:
+        budget, groups, held = self.settings.memory_budget_mib * 2**20, list[list[str]](), 0
+        for name in names:
+            if not groups or held + self._bytes[name] > budget:
+                groups.append([])
+                held = 0
+            groups[-1].append(name)
+            held += self._bytes[name]
+        return groups
+
+    def _key(self, run: Run) -> str:
+        s, info = self.settings, self.host.info
+        if id(run.deltas) not in self._digests:
+            self._digests[id(run.deltas)] = digest_deltas(run.deltas)
+        model = [info.sha256, str(info.dtype), self._digests[id(run.deltas)], run.prompts]
+        if not run.sampled:
+            return digest("text", model, s.padding_weight)
+        return digest("sample", model, run.seeds, s.steps, picture_size(self.host, s), s.cfg_scale, s.sampler)
+
+
+def _watched_layers(
+    host: DiffusionHost, concepts: Sequence[CaptureConcept], student: Mapping[str, Delta] | None,
+    settings: CaptureSettings, progress: Progress | None,
+) -> dict[str, str]:  # fmt: skip
+    """Layer -> leader, for the layers that are touched, run, and are not too wide."""
+    modules, leaders = host.layers(), shared_inputs(host, settings)
+    touched = sorted({name for deltas in (*(c.deltas for c in concepts), student or {}) for name in deltas})
+    unknown = [name for name in touched if name not in modules]
+    if unknown:
+        raise InputError("unknown-layer", f"{host.info.name} has no layer {unknown[0]}.", key=unknown[0])
+    if settings.preset == "text":
+        touched = [name for name in touched if needs_only_text(name)]
+    silent = [name for name in touched if name not in leaders]
+    wide = [
+        name for name in touched if name in leaders and input_features(modules[name]) > settings.max_features
+    ]  # fmt: skip
+    if progress is not None:
+        for names, reason in ((silent, "never ran"), (wide, f"have more than {settings.max_features} inputs")):
+            if names:
+                progress.message(
+                    f"{len(names)} layers are not captured because they {reason}: {', '.join(names[:3])} …"
+                )
+    return {name: leaders[name] for name in touched if name in leaders and name not in set(wide)}
+
+
+def _concept_runs(
+    concept: CaptureConcept, deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
+) -> list[Run]:
+    called = prompts.phrase(concept.trigger, concept.class_word)
+    many, few = settings.text_templates, settings.sample_templates
+    runs = [Run(prompts.filled(many, called, number * (len(many) + 1), len(many)), (), deltas)]
+    if settings.preset == "full":
+        drawn = prompts.filled(few, called, number * settings.prompts, settings.prompts)
+        runs.append(Run(drawn, _seeds(settings, 0, number, settings.prompts), deltas))
+    return runs
+
+
+def _held_out_runs(concept: CaptureConcept, deltas: Mapping[str, Delta], settings: CaptureSettings) -> list[Run]:
+    called = prompts.phrase(concept.trigger, concept.class_word)
+    templates, count = settings.held_out_templates, settings.held_out_prompts
+    runs = [Run(prompts.filled(templates, called, 0, len(templates)), (), deltas)]
+    if settings.preset == "full" and count:
+        runs.append(Run(prompts.filled(templates, called, 0, count), _seeds(settings, 1, 0, count), deltas))
+    return runs
+
+
+def _neutral_runs(
+    concepts: Sequence[CaptureConcept], deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
+) -> list[Run]:
+    """Scenes, and every class word by itself, so that another set of LoRAs finds its class words in the cache."""
+    words = list(dict.fromkeys(concept.class_word.strip().lower() for concept in concepts))
+    nouns = [prompts.with_article(word) for word in words if word]
+    several = [settings.scenes, *([t.format(c=noun) for t in prompts.CLASS_TEMPLATES] for noun in nouns)]
+    runs = [Run(tuple(texts), (), deltas) for texts in several if texts]
+    if settings.preset == "full" and settings.neutral_prompts:
+        for texts in several:
+            count = settings.neutral_prompts if texts is settings.scenes else -(-settings.neutral_prompts // 2)
+            if texts:
+                drawn = prompts.in_turn(texts, number * count, count)
+                runs.append(Run(drawn, _seeds(settings, 2, number, count), deltas))
+    return runs
+
+
+def _seeds(settings: CaptureSettings, stream: int, number: int, count: int) -> tuple[int, ...]:
+    """Seeds of the pictures: the same for every concept (lock step), fresh for every round and kind of prompt."""
+    first = settings.seed + 1_000_000 * stream + 1000 * number
+    return tuple(range(first, first + count))
