@@ -24,7 +24,6 @@ CLIP_TOKENS = 49408
 class TextSize:
     """One text encoder. `layers` counts the layers that are run; `open_clip` tells the key layout."""
 
-    prefix: str
     open_clip: bool
     width: int
     inner: int
@@ -41,7 +40,7 @@ class Architecture:
 
     family: str
     unet: dict[str, Any]
-    vae: dict[str, Any] | None
+    vae: dict[str, Any]
     text: tuple[TextSize, ...]
     prediction: str | None  # "epsilon", "v" or None: not known from shapes and yaml
     native_size: int
@@ -98,7 +97,7 @@ def read_architecture(shapes: Shapes, config: Mapping[str, Any] | None, file: st
     if any(key == "v_pred" for key in shapes):
         prediction = "v"
     native = {"sd1": 512, "sd2": 768 if prediction == "v" else 512, "sdxl": 1024}[family]
-    if vae is not None and isinstance(params.get("image_size"), int):
+    if isinstance(params.get("image_size"), int):
         native = params["image_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
     return Architecture(
         family, unet, vae, text, prediction, native,
@@ -172,10 +171,8 @@ def _numbers(shapes: Shapes, pattern: str) -> set[int]:
     return {int(match.group(1)) for match in found if match}
 
 
-def _vae(shapes: Shapes) -> dict[str, Any] | None:
-    """Sizes of the autoencoder; None when the checkpoint has none (pictures cannot be decoded then)."""
-    if not any(key.startswith(f"{VAE}decoder.") for key in shapes):
-        return None
+def _vae(shapes: Shapes) -> dict[str, Any]:
+    """Sizes of the autoencoder."""
     levels = 1 + max(_numbers(shapes, VAE + r"encoder\.down\.(\d+)\.block"))
     widths = tuple(shapes[f"{VAE}encoder.down.{i}.block.0.conv2.weight"][0] for i in range(levels))
     return {
@@ -203,7 +200,7 @@ def _clip(shapes: Shapes, prefix: str) -> TextSize:
         prefix += "text_model."
     vocabulary, width = shapes[f"{prefix}embeddings.token_embedding.weight"]
     return TextSize(
-        prefix, False, width, shapes[f"{prefix}encoder.layers.0.mlp.fc1.weight"][0],
+        False, width, shapes[f"{prefix}encoder.layers.0.mlp.fc1.weight"][0],
         1 + max(_numbers(shapes, re.escape(prefix) + r"encoder\.layers\.(\d+)\.")), max(8, width // 64), vocabulary,
         shapes[f"{prefix}embeddings.position_embedding.weight"][0], None,
     )  # fmt: skip
@@ -213,7 +210,7 @@ def _open_clip(shapes: Shapes, prefix: str, dropped: int = 0) -> TextSize:
     vocabulary, width = shapes[f"{prefix}token_embedding.weight"]
     projection = None if dropped else shapes[f"{prefix}text_projection"][1]
     return TextSize(
-        prefix, True, width, shapes[f"{prefix}transformer.resblocks.0.mlp.c_fc.weight"][0],
+        True, width, shapes[f"{prefix}transformer.resblocks.0.mlp.c_fc.weight"][0],
         1 + max(_numbers(shapes, re.escape(prefix) + r"transformer\.resblocks\.(\d+)\.")) - dropped,
         max(8, width // 64), vocabulary, shapes[f"{prefix}positional_embedding"][0], projection,
     )  # fmt: skip

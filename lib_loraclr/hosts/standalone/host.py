@@ -23,7 +23,7 @@ class StandaloneHost:
 
     def __init__(
         self, name: str, sha256: str, architecture: Architecture, unet: nn.Module, encoders: Sequence[nn.Module],
-        vae: nn.Module | None, tokenizer_folder: Path, prediction: str | None,
+        vae: nn.Module, tokenizer_folder: Path, prediction: str | None,
     ) -> None:  # fmt: skip
         self.architecture, self.unet, self.vae = architecture, unet, vae
         self.text = TextStack(architecture.family, encoders, tokenizer_folder)
@@ -101,11 +101,6 @@ class StandaloneHost:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures, uint8 (n, h, w, 3) on the CPU. The VAE runs in float32: SDXL's overflows in half precision."""
-        if self.vae is None:
-            raise InputError(
-                "no-vae", f"{self._info.name} has no VAE, so latents cannot become pictures.", file=self._info.name,
-                key="first_stage_model",
-            )  # fmt: skip
         scaled = latents.to(self._info.device, torch.float32) / self.architecture.latent_scale
         pictures = torch.cat([self.vae.decode(one[None]).sample for one in scaled])
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
@@ -113,7 +108,7 @@ class StandaloneHost:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Scope of a job: evaluation mode, no gradients; modes of modules and gradients as before on exit."""
-        modules = [m for root in (self.unet, self.vae, *self.text.encoders) if root is not None for m in root.modules()]
+        modules = [m for root in (self.unet, self.vae, *self.text.encoders) for m in root.modules()]
         modes = [(module, module.training) for module in modules]
         try:
             with torch.no_grad():
@@ -158,7 +153,7 @@ class StandaloneHost:
         return {"text_embeds": branches.pooled.to(self._info.dtype), "time_ids": times.expand(len(branches), -1)}
 
     def _first_noise(self, request: SampleRequest) -> Tensor:
-        widths = (self.architecture.vae or {}).get("block_out_channels", (0,) * 4)
+        widths = self.architecture.vae["block_out_channels"]
         factor = 2 ** (len(widths) - 1)
         width, height = request.size
         if width % factor or height % factor or min(width, height) < factor:

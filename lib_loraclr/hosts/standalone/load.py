@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.formats.hashes import file_sha256
+from lib_loraclr.formats.ldm import LdmCheckpoint, split_checkpoint
+from lib_loraclr.formats.safetensors_io import SafetensorsFile
 
 from .architecture import Architecture, TextSize, read_architecture
 from .host import StandaloneHost
@@ -37,19 +39,20 @@ def load_checkpoint(
     """
     path = Path(path)
     _require_packages()
-    tensors = _read(path)
+    file = SafetensorsFile.open(path)
+    shapes = {key: info.shape for key, info in file.tensors.items() if not key.startswith("model_ema.")}
     yaml_path = Path(config) if config is not None else path.with_suffix(".yaml")
     yaml = _read_yaml(yaml_path) if config is not None or yaml_path.is_file() else None
-    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
     architecture = read_architecture(shapes, yaml, path.name, yaml_path.name)
+    parts = split_checkpoint({key: file.read(key) for key in shapes}, path=path)
     kind = DTYPES[dtype] if isinstance(dtype, str) else dtype
-    unet, vae, encoders = _build(tensors, architecture, _text_config(yaml, yaml_path), path.name, kind)
+    unet, vae, encoders = _build(parts, architecture, _text_config(yaml, yaml_path), path.name, kind)
     for module in (unet, vae, *encoders):
-        if module is not None:
-            module.to(device)
+        module.to(device)
     return StandaloneHost(
-        path.stem, _sha256(path), architecture, unet, encoders, vae, TOKENIZER, prediction or architecture.prediction
-    )
+        path.stem, file_sha256(path), architecture, unet, encoders, vae, TOKENIZER,
+        prediction or architecture.prediction,
+    )  # fmt: skip
 
 
 def _require_packages() -> None:
@@ -62,25 +65,6 @@ def _require_packages() -> None:
             "missing-dependency",
             f"Running a checkpoint without a WebUI needs the package {error.name}: "
             "pip install -r requirements/standalone.txt.",
-        ) from error
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise InputError("file-not-found", f"There is no checkpoint {path}.", file=str(path))
-    if path.suffix.lower() in {".ckpt", ".pt", ".pth", ".bin"}:
-        raise InputError(
-            "pickle", f"{path.name} is a pickle, which can run code when it is opened; convert it to .safetensors.",
-            file=path.name,
-        )  # fmt: skip
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            "unreadable-file", f"{path.name} is not a complete safetensors file ({error}).", file=path.name
         ) from error
 
 
@@ -114,24 +98,30 @@ def _text_config(yaml: Mapping[str, Any] | None, yaml_path: Path) -> dict[str, A
 
 
 def _build(
-    tensors: Mapping[str, Tensor], architecture: Architecture, text_config: Mapping[str, Any], file: str,
-    dtype: torch.dtype,
-) -> tuple[nn.Module, nn.Module | None, list[nn.Module]]:  # fmt: skip
+    parts: LdmCheckpoint, architecture: Architecture, text_config: Mapping[str, Any], file: str, dtype: torch.dtype
+) -> tuple[nn.Module, nn.Module, list[nn.Module]]:
     from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    from .convert import text_tensors, unet_tensors, vae_tensors
 
     with torch.device("meta"):  # no memory, no initialisation, no global random numbers
         unet = UNet2DConditionModel(**architecture.unet)
-        vae = AutoencoderKL(**architecture.vae) if architecture.vae else None
+        vae = AutoencoderKL(**architecture.vae)
         given = (text_config, {})  # the yaml's folder describes the first encoder
         encoders = [_text_model(size, own) for size, own in zip(architecture.text, given, strict=False)]
-    _fill(unet, unet_tensors(tensors, architecture), file, "UNet", dtype)
-    if vae is not None:
-        _fill(vae, vae_tensors(tensors, architecture), file, "VAE", torch.float32)
-    for encoder, size in zip(encoders, architecture.text, strict=True):
-        _fill(encoder, text_tensors(tensors, size), file, "text encoder", dtype)
+    _fill(unet, parts.unet, file, "UNet", dtype)
+    _fill(vae, parts.vae, file, "VAE", torch.float32)
+    texts = (_first_layers(parts.text_encoder, architecture.text[0].layers), parts.text_encoder_2)
+    for encoder, tensors in zip(encoders, texts, strict=False):
+        _fill(encoder, tensors, file, "text encoder", dtype)
     return unet, vae, encoders
+
+
+def _first_layers(tensors: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Without the layers behind number `count`: SD2 does not run the last one."""
+    stem = "text_model.encoder.layers."
+    return {
+        key: value for key, value in tensors.items()
+        if not key.startswith(stem) or int(key[len(stem) :].split(".")[0]) < count
+    }  # fmt: skip
 
 
 def _text_model(size: TextSize, given: Mapping[str, Any]) -> nn.Module:
@@ -174,11 +164,3 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], file: str, part: str
             owner = module.get_submodule(name.rpartition(".")[0])
             owner.register_buffer("position_ids", torch.arange(buffer.shape[-1])[None], persistent=False)
     module.eval().requires_grad_(False)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
