@@ -13,13 +13,13 @@ is never reached, because feature distances are in the hundreds (see docs).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lib_loraclr.core.linalg import double, solve_spd
+from lib_loraclr.core.linalg import solve_spd
 
 TINY = 1e-12  # squared relative distance below which a direction has no meaning
 
@@ -36,9 +36,10 @@ class Evaluation:
 
 @dataclass
 class ContrastiveObjective:
-    """`grams[i]` C_i (in, in); `targets` M_i (N, q, in); `weights` w_i and `units` s_i^2 (N,) float64; `penalty` E
-    (in, in); `pairs` (N, N) bool: which negatives count; `pull` the weight of one concept's hinges; `nearest`: only its
-    nearest negative, else the mean over all; `crossed[i][j]` M_i C_ij (q, in), given for paper negatives only.
+    """`grams[i]` C_i (in, in); `targets` M_i (N, q, in); `weights` w_i and `units` s_i^2 (N,); `penalty` E (in, in);
+    `pairs` (N, N) bool: which negatives count; `pull` the weight of one concept's hinges; `nearest`: only its nearest
+    negative, else the mean over all; `crossed[i][j]` M_i C_ij (q, in), given for paper negatives only. All float64 but
+    the Grams, which are the bulk and may stay in float32.
     """
 
     grams: Sequence[Tensor]
@@ -55,20 +56,20 @@ class ContrastiveObjective:
     own: Tensor = field(init=False)  # |M_j X_i|^2 (N, N) float64
 
     def __post_init__(self) -> None:
-        rows = [torch.stack([_dot(target @ gram, target) for target in self.targets]) for gram in self.grams]
+        rows = [(self.targets @ gram * self.targets).sum(dim=(1, 2)) for gram in self._exact_grams()]
         self.own = torch.stack(rows)
 
     def evaluate(self, point: Tensor) -> Evaluation:
         """Value and the products that the gradient needs, at M (q, in); N products of (q, in) by (in, in)."""
-        images = torch.stack([point @ gram for gram in self.grams])
-        energy = torch.stack([_dot(image, point) for image in images])
-        across = torch.stack([(self.targets * image).sum(dim=(1, 2), dtype=torch.float64) for image in images])
+        images = torch.stack([point @ gram for gram in self._exact_grams()])
+        energy = (images * point).sum(dim=(1, 2))
+        across = images.flatten(1) @ self.targets.flatten(1).T
         swapped = energy[:, None] - 2 * across + self.own
         squared = swapped if self.crossed is None else self._paper_energies(point, energy)
         distances = (squared / self.units[:, None]).clamp(min=TINY).sqrt()
         gaps = torch.where(self._counted(distances), (self.margin - distances).clamp(min=0), 0.0)
-        fit = (self.weights * swapped.diagonal()).sum() + _dot(point @ self.penalty, point)
-        value = fit + (self._hinge_weights() * gaps**2).sum() + self.shrink * double(point).norm().to(fit)
+        fit = (self.weights * swapped.diagonal()).sum() + (point @ self.penalty * point).sum()
+        value = fit + (self._hinge_weights() * gaps**2).sum() + self.shrink * point.norm()
         return Evaluation(float(value), images, distances, gaps)
 
     def gradient(self, point: Tensor, at: Evaluation) -> Tensor:
@@ -78,7 +79,7 @@ class ContrastiveObjective:
         2 sum_ij a_ij (M - M_j) C_i and paper negatives 2 sum_ij a_ij (M C_j - M_i C_ij).
         """
         pulls = -self._hinge_weights() * at.gaps / (at.distances * self.units[:, None])
-        total = (point @ self.penalty).clone()
+        total = point @ self.penalty
         own = torch.diag(self.weights)
         if self.crossed is None:
             own, on_images = own + pulls, self.weights + pulls.sum(dim=1)
@@ -87,11 +88,11 @@ class ContrastiveObjective:
             for i, j in pulls.nonzero().tolist():
                 crossed = self.crossed[i][j]
                 total -= float(pulls[i, j]) * crossed if crossed is not None else 0.0
-        total += torch.tensordot(on_images.to(point), at.images, dims=1)
-        for coefficients, gram in zip(own.to(point), self.grams, strict=True):
+        total += torch.tensordot(on_images, at.images, dims=1)
+        for coefficients, gram in zip(own, self._exact_grams(), strict=True):
             total -= torch.tensordot(coefficients, self.targets, dims=1) @ gram
         total *= 2
-        norm = float(double(point).norm())
+        norm = float(point.norm())
         return total + (self.shrink / norm) * point if self.shrink and norm > 0 else total
 
     def curvature(self, point: Tensor, at: Evaluation) -> Tensor:
@@ -100,10 +101,10 @@ class ContrastiveObjective:
         """
         active = self._hinge_weights() * (at.gaps > 0) / self.units[:, None]
         added = self.weights + active.sum(dim=1 if self.crossed is None else 0)
-        matrix = double(self.penalty).clone()
-        for weight, gram in zip(added.tolist(), self.grams, strict=True):
-            matrix += weight * double(gram)
-        norm = float(double(point).norm())
+        matrix = self.penalty.clone()
+        for weight, gram in zip(added.tolist(), self._exact_grams(), strict=True):
+            matrix += weight * gram
+        norm = float(point.norm())
         if self.shrink and norm > 0:
             matrix.diagonal().add_(self.shrink / (2 * norm))
         return matrix
@@ -113,6 +114,9 @@ class ContrastiveObjective:
         counted = self._counted(at.distances)
         return float(((at.gaps > 0) & counted).sum() / counted.sum().clamp(min=1))
 
+    def _exact_grams(self) -> Iterator[Tensor]:
+        return (gram.to(self.targets) for gram in self.grams)
+
     def _counted(self, distances: Tensor) -> Tensor:
         if not self.nearest or len(distances) < 2:
             return self.pairs
@@ -121,14 +125,14 @@ class ContrastiveObjective:
 
     def _hinge_weights(self) -> Tensor:
         per_concept = 1 if self.nearest else self.pairs.sum(dim=1, keepdim=True).clamp(min=1)
-        return self.pull * self.pairs.to(torch.float64) / per_concept
+        return self.pull * self.pairs.double() / per_concept
 
     def _paper_energies(self, point: Tensor, energy: Tensor) -> Tensor:
         squared = self.own.diagonal()[:, None] + energy[None, :]
         for i, row in enumerate(self.crossed or ()):
             for j, crossed in enumerate(row):
                 if crossed is not None:
-                    squared[i, j] -= 2 * _dot(crossed, point)
+                    squared[i, j] -= 2 * (crossed * point).sum()
         return squared
 
 
@@ -155,7 +159,3 @@ def descend(
         if history[-2] - history[-1] < tolerance * history[-2]:
             break
     return point, history, at
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(dtype=torch.float64)

@@ -77,8 +77,8 @@ class LowRank:
         return LowRank(self.up * weight, self.down)
 
     def after(self, gram: Tensor) -> LowRank:
-        """dW C for a Gram C (in, in) of the layer's inputs."""
-        return LowRank(self.up, self.down @ gram)
+        """dW C for a Gram C (in, in) of the layer's inputs, multiplied in the Gram's precision."""
+        return LowRank(self.up.to(gram.dtype), self.down.to(gram.dtype) @ gram)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> LowRank:
         """The same delta elsewhere."""
@@ -115,8 +115,8 @@ class Dense:
         return Dense(self.weight * weight)
 
     def after(self, gram: Tensor) -> Dense:
-        """dW C for a Gram C (in, in) of the layer's inputs."""
-        return Dense(self.weight @ gram)
+        """dW C for a Gram C (in, in) of the layer's inputs, multiplied in the Gram's precision."""
+        return Dense(self.weight.to(gram.dtype) @ gram)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Dense:
         """The same delta elsewhere."""
@@ -142,13 +142,12 @@ def add(deltas: Sequence[Delta]) -> Delta:
 
 def inner(a: Delta, b: Delta) -> Tensor:
     """<a, b> = sum of a * b over all entries, a float64 scalar; from factors by r x r products."""
+    a, b = a.to(a.device, torch.float64), b.to(a.device, torch.float64)
     if isinstance(a, LowRank) and isinstance(b, LowRank):
-        return ((a.up.T @ b.up) * (a.down @ b.down.T)).sum(dtype=torch.float64)
+        return ((a.up.T @ b.up) * (a.down @ b.down.T)).sum()
     if isinstance(b, LowRank):
         a, b = b, a
-    if isinstance(a, LowRank):
-        return ((a.up.T @ b.dense()) * a.down).sum(dtype=torch.float64)
-    return (a.dense() * b.dense()).sum(dtype=torch.float64)
+    return ((a.up.T @ b.dense()) * a.down if isinstance(a, LowRank) else a.weight * b.dense()).sum()
 
 
 def zero(shape: LayerShape) -> LowRank:

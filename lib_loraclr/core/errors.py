@@ -26,7 +26,7 @@ class InputError(LoraclrError):
     exit_status = 2
 
 
-class Cancelled(LoraclrError):
+class Cancelled(LoraclrError):  # noqa: N818
     """The user asked to stop; nothing was written."""
 
     exit_status = 130

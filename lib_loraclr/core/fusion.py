@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lib_loraclr.core.deltas import Delta, inner
-from lib_loraclr.core.linalg import double, solve_spd
+from lib_loraclr.core.linalg import solve_spd
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.core.problem import Statistics
 from lib_loraclr.core.span import Span
@@ -25,9 +25,9 @@ ENERGY_FLOOR = 0.1  # smallest unit of a concept, as a share of the mean: a LoRA
 
 
 def grams(moments: Sequence[SecondMoment], device: torch.device) -> Iterator[Tensor]:
-    """C_i (in, in) concept by concept on the device: one at a time, so that memory stays flat in their number."""
+    """C_i (in, in) in float64, concept by concept on the device, so that memory stays flat in their number."""
     for moment in moments:
-        yield moment.mean().to(device)
+        yield moment.mean().to(device, torch.float64)
 
 
 def energies(deltas: Sequence[Delta | None], statistics: Statistics, device: torch.device) -> Tensor:
@@ -53,7 +53,7 @@ def concept_weights(span: Span, deltas: Sequence[Delta | None], statistics: Stat
     elif weighting == "rows":
         weights = torch.tensor([moment.rows for moment in statistics.concepts], dtype=torch.float64)
     else:
-        weights = 1.0 / units(energies(deltas, statistics, span.like.device))
+        weights = 1.0 / units(energies(deltas, statistics, span.device))
     total = weights.sum()
     return weights / total if float(total) > 0 else torch.full_like(weights, 1.0 / len(weights))
 
@@ -62,7 +62,7 @@ def regulariser(span: Span, statistics: Statistics, gram: Tensor, anchor: float,
     """mu C_0 + ridge * mean(diag(G)) I (in, in), float64, with mu = `anchor` for concept weights that sum to 1."""
     penalty = torch.zeros_like(gram)
     if statistics.neutral is not None and anchor > 0:
-        penalty += anchor * double(statistics.neutral.mean().to(span.like.device))
+        penalty += anchor * next(grams([statistics.neutral], span.device))
     mean = float((gram + penalty).diagonal().mean())
     penalty.diagonal().add_(ridge * mean)
     return penalty
@@ -71,25 +71,23 @@ def regulariser(span: Span, statistics: Statistics, gram: Tensor, anchor: float,
 def weighted_system(span: Span, statistics: Statistics, weights: Tensor) -> tuple[Tensor, Tensor]:
     """sum_i w_i C_i (in, in) and sum_i w_i M_i C_i (q, in) in float64, from one walk over the concepts."""
     size = span.shape.in_features
-    left, right = double(span.like.new_zeros(size, size)), double(span.zeros())
-    for index, gram in enumerate(grams(statistics.concepts, span.like.device)):
-        left += float(weights[index]) * double(gram)
-        right += float(weights[index]) * double(span.coordinates(index, gram))
+    left, right = torch.zeros(size, size, dtype=torch.float64, device=span.device), span.zeros()
+    for index, gram in enumerate(grams(statistics.concepts, span.device)):
+        left += float(weights[index]) * gram
+        right += float(weights[index]) * span.coordinates(index, gram)
     return left, right
 
 
 def fuse(span: Span, statistics: Statistics, weights: Tensor, anchor: float, ridge: float) -> Tensor:
     """Coordinates (q, in) of the minimum of J."""
     left, right = weighted_system(span, statistics, weights)
-    return solve_spd(left + regulariser(span, statistics, left, anchor, ridge), right).to(span.like)
+    return solve_spd(left + regulariser(span, statistics, left, anchor, ridge), right)
 
 
 def activation_gram(statistics: Statistics | None, device: torch.device | str, anchor: float = 0.2) -> Tensor | None:
     """The metric in which a merged layer is truncated: mean of the C_i plus `anchor` C_0 (in, in); None without any."""
     if statistics is None or not statistics.concepts:
         return None
-    total = sum((double(gram) for gram in grams(statistics.concepts, torch.device(device))), torch.zeros(()))
-    gram = torch.as_tensor(total) / len(statistics.concepts)
-    if statistics.neutral is not None:
-        gram = gram + anchor * double(statistics.neutral.mean().to(device))
-    return gram
+    place = torch.device(device)
+    total = sum(grams(statistics.concepts, place), torch.zeros((), dtype=torch.float64)) / len(statistics.concepts)
+    return total if statistics.neutral is None else total + anchor * next(grams([statistics.neutral], place))

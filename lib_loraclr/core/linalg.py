@@ -51,18 +51,13 @@ def exact_float32() -> Generator[None]:
         yield
 
 
-def double(matrix: Tensor) -> Tensor:
-    """The matrix in float64, on the CPU where the device has none (Apple's MPS)."""
-    return (matrix.cpu() if matrix.device.type == "mps" else matrix).to(torch.float64)
-
-
 def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
     """X with X A = B for symmetric positive (semi)definite A (n, n) and B (m, n), by Cholesky in float64.
 
     A singular or slightly indefinite A gets the smallest jitter, from 1e-14 of its mean diagonal upwards in decades,
     that makes it factorise; the result has B's dtype and device. Raises `ArithmeticError` on NaN or Inf.
     """
-    exact = double(matrix)
+    exact = matrix.double()
     scale = float(exact.diagonal().mean()) or 1.0
     if not torch.isfinite(exact).all():
         raise ArithmeticError("the matrix holds NaN or Inf")
@@ -70,13 +65,13 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
         shifted = exact if jitter == 0.0 else exact + jitter * scale * torch.eye(len(exact)).to(exact)
         factor, failed = torch.linalg.cholesky_ex(shifted)
         if not int(failed):
-            return torch.cholesky_solve(double(rhs).T, factor).T.to(rhs)
+            return torch.cholesky_solve(rhs.double().T, factor).T.to(rhs)
     raise ArithmeticError("the matrix is not positive definite")
 
 
 def orthonormal(columns: Tensor) -> tuple[Tensor, Tensor]:
     """Thin QR in float64, returned in the dtype of `columns` (m, n): Q (m, q) and R (q, n) with q = min(m, n)."""
-    q, r = torch.linalg.qr(double(columns))
+    q, r = torch.linalg.qr(columns.double())
     return q.to(columns), r.to(columns)
 
 
@@ -85,8 +80,8 @@ def thin_svd(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns U (out, k), S (k,), V^T (k, in) with k = min(out, r, in), computed in float64 and returned as `up`'s dtype.
     """
-    q_up, r_up = torch.linalg.qr(double(up))
-    q_down, r_down = torch.linalg.qr(double(down).T)
+    q_up, r_up = torch.linalg.qr(up.double())
+    q_down, r_down = torch.linalg.qr(down.double().T)
     u, s, vt = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
     return (q_up @ u).to(up), s.to(up), (vt @ q_down.T).to(down)
 

@@ -50,6 +50,7 @@ def merge_layers(
     through. A layer that does not fit on the device is done on the CPU. Raises InputError for a wrong method or option.
     """
     chosen, policy = get_method(method), rank or RankPolicy()
+    device = "cpu" if torch.device(device).type == "mps" else device  # Apple's MPS has no float64
     complete = complete_options(chosen, options or {})
     ordered = sorted(problems, key=lambda problem: problem.name)
     with exact_float32():
@@ -110,8 +111,8 @@ def _finish(
 
 
 def _placed(problem: LayerProblem, device: torch.device | str) -> LayerProblem:
-    """The deltas on the device in float32; statistics follow one by one as they are used."""
-    return replace(problem, deltas=[None if d is None else d.to(device, torch.float32) for d in problem.deltas])
+    """The deltas on the device in float64; statistics follow one by one as they are used."""
+    return replace(problem, deltas=[None if d is None else d.to(device, torch.float64) for d in problem.deltas])
 
 
 def _guarded(step: Callable[..., Any], problem: LayerProblem, device: torch.device | str, *rest: Any) -> Any:

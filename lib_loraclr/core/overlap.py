@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lib_loraclr.core.deltas import Delta, LowRank
-from lib_loraclr.core.linalg import double
 
 
 def overlap_matrix(loras: Sequence[Mapping[str, Delta]], kind: str = "cosine") -> Tensor:
@@ -55,8 +54,8 @@ def _products(deltas: Sequence[Delta], kind: str) -> Tensor:
 def _factors(delta: Delta) -> tuple[Tensor, Tensor]:
     """(up, down) in float64; a dense delta is its own factor on the longer side and the identity on the other."""
     if isinstance(delta, LowRank):
-        return double(delta.up), double(delta.down)
-    weight = double(delta.weight)
+        return delta.up.double(), delta.down.double()
+    weight = delta.weight.double()
     if weight.shape[0] <= weight.shape[1]:
         return torch.eye(weight.shape[0]).to(weight), weight
     return weight, torch.eye(weight.shape[1]).to(weight)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib_loraclr.core.deltas import Delta, Dense, LowRank
-from lib_loraclr.core.linalg import double, orthonormal, thin_svd
+from lib_loraclr.core.linalg import orthonormal, thin_svd
 
 
 def spectrum(delta: Delta, gram: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -23,8 +23,8 @@ def spectrum(delta: Delta, gram: Tensor | None = None) -> tuple[Tensor, Tensor, 
         core = core @ delta.down
     else:
         basis, core = None, delta.weight
-    exact = double(core)
-    metric = exact @ exact.T if gram is None else exact @ double(gram) @ exact.T
+    exact = core.double()
+    metric = exact @ exact.T if gram is None else exact @ gram.double() @ exact.T
     energies, vectors = torch.linalg.eigh((metric + metric.T) / 2)
     energies, vectors = energies.flip(0).clamp(min=0), vectors.flip(1)
     rotated = vectors.to(core)

@@ -93,7 +93,7 @@ def _converted(given: Any, kind: type) -> float | int | str | bool:
         raise ValueError(given)
     if kind is int:
         number = float(given)
-        if number != int(number):
+        if not number.is_integer():
             raise ValueError(given)
         return int(number)
     return float(given)

@@ -11,7 +11,7 @@ from torch import Tensor
 from lib_loraclr.core.contrast import ContrastiveObjective, descend
 from lib_loraclr.core.deltas import zero
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.core.fusion import concept_weights, energies, grams, regulariser, units
+from lib_loraclr.core.fusion import concept_weights, energies, regulariser, units, weighted_system
 from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
 from lib_loraclr.core.methods.gradient_fusion import FUSION_OPTIONS, WEIGHTINGS, balanced_fusion, statistics_of
 from lib_loraclr.core.span import Span
@@ -43,7 +43,7 @@ class Contrastive(MergeMethod):
         span, statistics = Span.of(problem), statistics_of(problem)
         weights = concept_weights(span, problem.deltas, statistics, options["weighting"])
         start, weights = balanced_fusion(span, problem, weights, options)
-        objective = _objective(span, problem, weights, options)
+        objective = contrastive_objective(span, problem, weights, options)
         point, history, at = descend(objective, start, options["steps"])
         return LayerSolution(
             span.delta(point),
@@ -55,25 +55,24 @@ class Contrastive(MergeMethod):
         )
 
 
-def _objective(span: Span, problem: LayerProblem, weights: Tensor, options: Mapping[str, Any]) -> ContrastiveObjective:
+def contrastive_objective(
+    span: Span, problem: LayerProblem, weights: Tensor, options: Mapping[str, Any]
+) -> ContrastiveObjective:
     """The objective of a layer, scaled so that a merge that does nothing costs 1 for the fit."""
-    statistics, device = statistics_of(problem), span.like.device
+    statistics, device = statistics_of(problem), span.device
     squared = units(energies(problem.deltas, statistics, device))
     weights = weights / (weights * squared).sum()
-    second = list(grams(statistics.concepts, device))
-    left = sum((weight * gram for weight, gram in zip(weights.tolist(), second, strict=True)), torch.zeros(()))
+    left, _ = weighted_system(span, statistics, weights)
     touched = torch.tensor([delta is not None for delta in problem.deltas])
     targets = torch.stack([span.coordinates(index) for index in range(len(problem.deltas))])
-    penalty = regulariser(
-        span, statistics, torch.as_tensor(left), options["anchor"] * float(weights.sum()), options["ridge"]
-    )
+    anchor = options["anchor"] * float(weights.sum())
     norm = float(targets[touched].square().sum() / touched.sum()) ** 0.5
     return ContrastiveObjective(
-        grams=second,
+        grams=[moment.mean().to(device) for moment in statistics.concepts],
         targets=targets,
         weights=weights.to(device),
         units=squared.to(device),
-        penalty=penalty.to(span.like),
+        penalty=regulariser(span, statistics, left, anchor, options["ridge"]),
         pairs=(touched[:, None] & touched[None, :] & ~torch.eye(len(touched), dtype=torch.bool)).to(device),
         margin=options["margin"],
         pull=options["weight"] / len(touched),
@@ -94,5 +93,5 @@ def _crossed(span: Span, problem: LayerProblem) -> list[list[Tensor | None]]:
         for j in range(count):
             if i != j and problem.deltas[i] is not None and problem.deltas[j] is not None:
                 gram = cross[(i, j)] if (i, j) in cross else cross[(j, i)].T
-                table[i][j] = span.coordinates(i, gram.to(span.like))
+                table[i][j] = span.coordinates(i, gram.to(span.device, torch.float64))
     return table

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from lib_loraclr.core.linalg import double
 from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
 from lib_loraclr.core.methods.ties import DENSITY, SCALE, ties_merge
 from lib_loraclr.core.span import Span
@@ -32,7 +31,7 @@ class Knots(MergeMethod):
         parts = [span.coordinates(index) for index, delta in enumerate(problem.deltas) if delta is not None]
         if not parts:
             return LayerSolution(span.delta(span.zeros()))
-        spread = sum((double(part) @ double(part).T for part in parts), torch.zeros(()))
-        rotation = torch.linalg.eigh(torch.as_tensor(spread)).eigenvectors.to(parts[0])
+        spread = sum((part @ part.T for part in parts), span.zeros()[:, :1] @ span.zeros()[:, :1].T)
+        rotation = torch.linalg.eigh(spread).eigenvectors
         merged = ties_merge([rotation.T @ part for part in parts], options["density"])
         return LayerSolution(span.delta(rotation @ (merged * options["scale"])))
