@@ -1,0 +1,126 @@
+"""The end of a merge: LoRA file, sidecar and report appear together, or none of them does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_loraclr.core.fidelity import summarise
+from lib_loraclr.core.merge import MergedLayer
+from lib_loraclr.formats import FileWarning, merged_metadata, write_lora, write_sidecar
+from lib_loraclr.formats.sidecar import sidecar_path
+from lib_loraclr.hosts.ports import Progress
+from lib_loraclr.jobs.meter import Stopwatch, peak_device_memory_mib, peak_memory_mib
+from lib_loraclr.jobs.outcome import ConceptOutcome, MergeOutcome, finite
+from lib_loraclr.jobs.output import all_or_nothing, write_text
+from lib_loraclr.jobs.recipe import recipe_for_file
+from lib_loraclr.jobs.report import MergeReport, render_html
+from lib_loraclr.jobs.settings import Plan
+from lib_loraclr.jobs.task import Task
+
+
+def deliver(
+    plan: Plan,
+    task: Task,
+    merged: Mapping[str, MergedLayer],
+    report: MergeReport | None,
+    warnings: list[FileWarning],
+    progress: Progress,
+    watch: Stopwatch,
+) -> MergeOutcome:
+    """The LoRA, its sidecar and the report; on any exception none of them stays."""
+    options, out = plan.options, plan.options.out
+    outcomes = _outcomes(task, merged)
+    vectors, notes = _vectors(task, plan)
+    warnings = [*warnings, *notes]
+    loras = [concept.lora for concept in task.concepts]
+    metadata = merged_metadata(out.stem, task.family, loras, recipe_for_file(options, _file_inputs(task, outcomes)))
+    reports = [options.report / f"{out.stem}.report.{kind}" for kind in ("json", "html")] if options.report else []
+    progress.phase("Writing", 2)
+    with all_or_nothing(out, sidecar_path(out), *reports, folder=options.report):
+        progress.step()
+        with watch("write"):
+            written = write_lora(
+                out,
+                {name: layer.delta for name, layer in merged.items()},
+                task.shapes,
+                family=task.family,
+                dtype=options.dtype,
+                metadata=metadata,
+                vectors=vectors or None,
+                model_layers=task.model_layers,
+                overwrite=options.overwrite,
+            )
+            triggers = [concept.trigger for concept in task.concepts]
+            if write_sidecar(out, triggers, family=task.family) is None:
+                warnings.append(
+                    FileWarning("sidecar-kept", "The file beside it was left as it is.", str(sidecar_path(out)))
+                )
+        seconds = {"capture": 0.0, "solve": 0.0, **watch.seconds, "total": watch.total}
+        memory = peak_memory_mib()
+        if report is not None:
+            _write_report(report, reports, seconds, memory, warnings)
+        progress.step()
+    device = peak_device_memory_mib(plan.device)
+    details = {"device": str(plan.device), "peak_device_memory_mib": finite(device), "tensors": written.tensors}
+    return MergeOutcome(
+        out, plan.method.name, written.sha256, written.bytes, seconds, memory, outcomes, warnings, reports, details
+    )
+
+
+def _outcomes(task: Task, merged: Mapping[str, MergedLayer]) -> list[ConceptOutcome]:
+    names = [concept.name for concept in task.acting]
+    measured = summarise(layer.fidelity for layer in merged.values())
+    known = {names[item.concept]: ConceptOutcome.of(item, names) for item in measured}
+    return [known.get(concept.name, ConceptOutcome(concept.name)) for concept in task.concepts]
+
+
+def _file_inputs(task: Task, outcomes: Sequence[ConceptOutcome]) -> list[dict[str, Any]]:
+    """One entry per input for the file's metadata: what is needed to repeat the merge, and how well it went."""
+    entries: list[dict[str, Any]] = []
+    for concept, outcome in zip(task.concepts, outcomes, strict=True):
+        fidelity_numbers = {
+            name: value for name, value in outcome.as_dict().items() if name != "name" and value is not None
+        }
+        entries.append(
+            {
+                "file": concept.choice.file.name,
+                "sha256": concept.lora.sha256,
+                "weight": concept.choice.weight,
+                "te_weight": concept.choice.text_weight,
+                "trigger": concept.trigger,
+                "class_word": concept.class_word,
+                **({"fidelity": fidelity_numbers} if fidelity_numbers else {}),
+            }
+        )
+    return entries
+
+
+def _write_report(
+    report: MergeReport, paths: Sequence[Path], seconds: Mapping[str, float], memory: float, warnings: list[FileWarning]
+) -> None:
+    data = replace(report, seconds=seconds, peak_memory_mib=memory, warnings=warnings).as_json()
+    write_text(paths[0], json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(paths[1], render_html(data))
+
+
+def _vectors(task: Task, plan: Plan) -> tuple[dict[str, Tensor], list[FileWarning]]:
+    """Biases and norms, which have no features to fit: summed by `sum`, averaged by every other method."""
+    total: dict[str, Tensor] = {}
+    for concept in task.acting:
+        for name, vector in concept.lora.vectors.items():
+            weight = concept.choice.text_weight if name.startswith("text_encoder") else concept.choice.weight
+            value = vector.to(torch.float32) * weight
+            total[name] = total[name] + value if name in total else value
+    if not total:
+        return {}, []
+    summed = plan.method.name == "sum"
+    how = "added" if summed else "averaged"
+    note = FileWarning("vectors", f"{len(total)} biases and norms were {how}; no merge method is defined for them.")
+    return (total if summed else {name: value / len(task.acting) for name, value in total.items()}), [note]

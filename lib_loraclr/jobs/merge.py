@@ -1,0 +1,54 @@
+"""The merge: check everything, watch the model, solve, write all files or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lib_loraclr.core.merge import MergedLayer
+from lib_loraclr.formats import FileWarning
+from lib_loraclr.hosts.ports import Progress
+from lib_loraclr.jobs.compare import build_report
+from lib_loraclr.jobs.deliver import deliver
+from lib_loraclr.jobs.meter import Stopwatch
+from lib_loraclr.jobs.opening import HostOpener
+from lib_loraclr.jobs.options import MergeOptions
+from lib_loraclr.jobs.outcome import MergeOutcome
+from lib_loraclr.jobs.output import check_job_output, check_report_folder, name_warnings
+from lib_loraclr.jobs.refine import solve
+from lib_loraclr.jobs.settings import Plan, plan_of
+from lib_loraclr.jobs.task import prepare
+
+
+def merge(options: MergeOptions, *, open_host: HostOpener, progress: Progress) -> MergeOutcome:
+    """Merge the chosen LoRAs into `options.out`.
+
+    Everything that can be wrong with the input is found before the model runs (InputError). `progress` may raise
+    `Cancelled` at any step; then, and after any failure, no file is left behind and earlier files are as they were.
+    """
+    watch = Stopwatch()
+    plan = plan_of(options)
+    files = [choice.file for choice in options.lora]
+    check_job_output(options.out, ".safetensors", overwrite=options.overwrite, inputs=files)
+    if options.report is not None:
+        check_report_folder(options.report)
+    task = prepare(plan, open_host, progress, watch)
+    with watch("solve"):
+        method, label = plan.method.name, "Solving"
+        merged = solve(
+            task.problems, method, plan.method_options, plan=plan, progress=progress, label=label, rank=plan.rank
+        )
+    warnings = [*name_warnings(options.out, files), *task.warnings, *_layer_warnings(merged, plan)]
+    report = None
+    if options.report is not None:
+        with watch("report"):
+            report = build_report(plan, task, merged, progress)
+    return deliver(plan, task, merged, report, warnings, progress, watch)
+
+
+def _layer_warnings(merged: Mapping[str, MergedLayer], plan: Plan) -> list[FileWarning]:
+    averaged = [name for name, layer in merged.items() if layer.info.get("fallback")]
+    if not averaged:
+        return []
+    reason = "the preset text does not watch them" if plan.options.preset == "text" else "the model did not run them"
+    message = f"{len(averaged)} of {len(merged)} layers were averaged, because {reason}."
+    return [FileWarning("layers-averaged", message, key=averaged[0])]

@@ -1,0 +1,91 @@
+"""Statistics of a merge: what the single LoRAs see, then, round by round, what the merged model sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lib_loraclr.capture.cache import StatisticsCache
+from lib_loraclr.capture.run import CaptureConcept, capture, combine
+from lib_loraclr.core.deltas import LayerShape
+from lib_loraclr.core.merge import MergedLayer, merge_layers
+from lib_loraclr.core.problem import LayerProblem, Statistics
+from lib_loraclr.core.rank import RankPolicy
+from lib_loraclr.hosts.ports import DiffusionHost, Progress
+from lib_loraclr.jobs.inputs import Concept
+from lib_loraclr.jobs.meter import Stopwatch
+from lib_loraclr.jobs.settings import Plan
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """`teacher`: with the single LoRAs running; `all`: with every refinement round added. Layer name -> statistics."""
+
+    teacher: Mapping[str, Statistics]
+    all: Mapping[str, Statistics]
+
+
+def gather(
+    host: DiffusionHost,
+    concepts: Sequence[Concept],
+    shapes: Mapping[str, LayerShape],
+    plan: Plan,
+    *,
+    cache: StatisticsCache,
+    progress: Progress,
+    watch: Stopwatch,
+) -> Gathered:
+    """Capture with the teachers, then `plan.rounds` times with the merge of everything gathered so far.
+
+    The running merge is always gradient fusion: its result does not depend on margin or rank, so a merge with another
+    margin or rank finds all rounds in the cache. Targets stay the LoRAs' own responses (dataset aggregation).
+    """
+    chosen = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas) for c in concepts]
+    with watch("capture"):
+        teacher = capture(host, chosen, plan.capture, progress=progress, cache=cache)
+    everything = teacher
+    for number in range(1, plan.rounds + 1):
+        with watch("solve"):
+            problems = problems_of(concepts, shapes, everything)
+            label = f"Solving for round {number} of {plan.rounds}"
+            merged = solve(problems, "gradient-fusion", plan.student_options, plan=plan, progress=progress, label=label)
+            student = {name: layer.delta for name, layer in merged.items()}
+        with watch("capture"):
+            found = capture(host, chosen, plan.capture, student=student, round=number, progress=progress, cache=cache)
+            everything = combine(everything, found)
+    return Gathered(teacher, everything)
+
+
+def problems_of(
+    concepts: Sequence[Concept], shapes: Mapping[str, LayerShape], statistics: Mapping[str, Statistics]
+) -> list[LayerProblem]:
+    """One problem per layer that any concept changes, sorted by name."""
+    names = sorted({name for concept in concepts for name in concept.deltas})
+    return [
+        LayerProblem(name, shapes[name], [concept.deltas.get(name) for concept in concepts], statistics.get(name))
+        for name in names
+    ]
+
+
+def solve(
+    problems: Sequence[LayerProblem],
+    method: str,
+    options: Mapping[str, object],
+    *,
+    plan: Plan,
+    progress: Progress,
+    label: str,
+    rank: RankPolicy | None = None,
+) -> dict[str, MergedLayer]:
+    """Merge all layers with progress by layer."""
+    progress.phase(label, len(problems))
+    return merge_layers(
+        problems,
+        method,
+        options,
+        rank=rank,
+        device=plan.device,
+        seed=plan.options.seed,
+        bytes_per_value=4 if plan.options.dtype == "fp32" else 2,
+        on_layer=progress.step,
+    )
