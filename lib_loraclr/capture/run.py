@@ -9,6 +9,7 @@ from lib_loraclr.capture import prompts
 from lib_loraclr.capture.cache import StatisticsCache, digest, digest_deltas
 from lib_loraclr.capture.gather import Run, gather, needs_only_text, picture_size, shared_inputs
 from lib_loraclr.capture.hooks import input_features
+from lib_loraclr.capture.lockstep import Lockstep, Products, gather_lockstep, pair_name
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
@@ -17,6 +18,7 @@ from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.hosts.ports import DiffusionHost, Progress
 
 Moments = dict[str, SecondMoment]
+Job = Run | Lockstep
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,22 @@ def capture(
         "neutral": [_neutral_runs(concepts, student or {}, settings, round)],
         "held_out": [_held_out_runs(c, c.deltas, settings) for c in concepts] if teacher else [],
     }
-    plan.add([run for runs in groups.values() for several in runs for run in several])
+    steps = [Lockstep(runs) for runs in zip(*groups["concepts"], strict=True)] if settings.cross else []
+    if settings.cross:  # the same rows give C_i and C_ij, so that distances made of both cannot become negative
+        groups["concepts"] = []
+    plan.add([*steps, *(run for runs in groups.values() for several in runs for run in several)])
     plan.execute(progress)
     found = {name: [plan.moments(runs) for runs in several] for name, several in groups.items()}
+    pairs = plan.moments(steps)
     by_leader: dict[str, Statistics] = {}
     for leader in plan.layers:
-        by_leader[leader] = Statistics(
-            [moments[leader] for moments in found["concepts"]],
-            found["neutral"][0].get(leader),
-            held_out=[m[leader] for m in found["held_out"]] if all(leader in m for m in found["held_out"]) else None,
-        )
+        own, cross = [moments[leader] for moments in found["concepts"]], None
+        if settings.cross:
+            both = {(i, j): pairs[pair_name(i, j, leader)] for j in range(len(concepts)) for i in range(j + 1)}
+            own = [both.pop((i, i)) for i in range(len(concepts))]
+            cross = Products(both)
+        held_out = [moments[leader] for moments in found["held_out"] if leader in moments]
+        by_leader[leader] = Statistics(own, found["neutral"][0].get(leader), cross, held_out or None)
     return {name: by_leader[leader] for name, leader in leaders.items()}
 
 
@@ -91,7 +99,8 @@ def combine(a: Mapping[str, Statistics], b: Mapping[str, Statistics]) -> dict[st
 def _sum(a: Statistics, b: Statistics) -> Statistics:
     neutral = a.neutral.plus(b.neutral) if a.neutral and b.neutral else a.neutral or b.neutral
     concepts = [one.plus(other) for one, other in zip(a.concepts, b.concepts, strict=True)]
-    return Statistics(concepts, neutral, held_out=a.held_out or b.held_out)
+    cross = a.cross.plus(b.cross) if isinstance(a.cross, Products) and isinstance(b.cross, Products) else None
+    return Statistics(concepts, neutral, cross, a.held_out or b.held_out)
 
 
 class _Plan:
@@ -106,28 +115,32 @@ class _Plan:
         self._keys: dict[int, str] = {}
         self._digests: dict[int, str] = {}
         self._found: dict[str, Moments] = {}
-        self._todo: list[tuple[Run, list[str]]] = []
+        self._todo: list[tuple[Job, list[str]]] = []
 
-    def add(self, runs: Sequence[Run]) -> None:
+    def add(self, runs: Sequence[Job]) -> None:
         """Look up every run and queue what is missing, in groups within the memory budget."""
         for run in runs:
             key = self._keys[id(run)] = self._key(run)
             if key in self._found:
                 continue
             found = self._found[key] = dict[str, SecondMoment](self.cache.find(key))
-            missing = [name for name in self.layers if needs_only_text(name) != run.sampled and name not in found]
-            self._todo += [(run, group) for group in self._groups(missing)]
+            known = {name.rpartition(":")[2] for name in found}
+            missing = [name for name in self.layers if needs_only_text(name) != run.sampled and name not in known]
+            self._todo += [(run, group) for group in self._groups(run, missing)]
 
     def execute(self, progress: Progress | None) -> None:
         """Run everything that is queued; what is finished stays in the cache also when a later run is cancelled."""
         if progress is not None:
             progress.phase("capture", sum(self._steps(run) for run, _ in self._todo))
         for run, group in self._todo:
-            moments = gather(self.host, run, group, self.settings, progress)
-            about = {"prompts": run.prompts, "seeds": run.seeds, "model": self.host.info.name}
+            if isinstance(run, Lockstep):
+                moments = gather_lockstep(self.host, run, group, self.settings, progress)
+            else:
+                moments = gather(self.host, run, group, self.settings, progress)
+            about = {"prompts": run.prompts, "model": self.host.info.name}
             self._found[self._keys[id(run)]] |= self.cache.store(self._keys[id(run)], moments, about)
 
-    def moments(self, runs: Sequence[Run]) -> Moments:
+    def moments(self, runs: Sequence[Job]) -> Moments:
         """Moments by layer, summed over runs that watch the same layer."""
         total: Moments = {}
         for run in runs:
@@ -135,12 +148,14 @@ class _Plan:
                 total[name] = total[name].plus(moment) if name in total else moment
         return total
 
-    def _steps(self, run: Run) -> int:
-        pictures = -(-len(run.prompts) // self.settings.batch)
-        return pictures * self.settings.steps if run.sampled else 1
+    def _steps(self, run: Job) -> int:
+        batches = len(run.prompts) if isinstance(run, Lockstep) else -(-len(run.prompts) // self.settings.batch)
+        return batches * self.settings.steps if run.sampled else 1
 
-    def _groups(self, names: Sequence[str]) -> list[list[str]]:
+    def _groups(self, run: Job, names: Sequence[str]) -> list[list[str]]:
         budget, groups, held = self.settings.memory_budget_mib * 2**20, list[list[str]](), 0
+        if isinstance(run, Lockstep):
+            budget //= len(run.runs) * (len(run.runs) + 1) // 2
         for name in names:
             if not groups or held + self._bytes[name] > budget:
                 groups.append([])
@@ -149,8 +164,10 @@ class _Plan:
             held += self._bytes[name]
         return groups
 
-    def _key(self, run: Run) -> str:
+    def _key(self, run: Job) -> str:
         s, info = self.settings, self.host.info
+        if isinstance(run, Lockstep):
+            return digest("lockstep", [self._key(one) for one in run.runs])
         if id(run.deltas) not in self._digests:
             self._digests[id(run.deltas)] = digest_deltas(run.deltas)
         model = [info.sha256, str(info.dtype), self._digests[id(run.deltas)], run.prompts]

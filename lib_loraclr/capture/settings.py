@@ -57,6 +57,8 @@ class CaptureSettings:
         for name, low, high in RANGES:
             if not low <= getattr(self, name) <= high:
                 raise _bad(name, f"must be between {low} and {high}, not {getattr(self, name)}")
+        if self.cross and self.cfg_scale != 1.0:
+            raise _bad("cross", "needs cfg_scale 1: a batch holds one row per concept")
         if self.size is not None and min(self.size) < 8:
             raise _bad("size", f"must be two numbers of pixels, not {self.size}")
         for name in ("text_templates", "sample_templates", "held_out_templates"):

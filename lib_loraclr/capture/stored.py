@@ -60,12 +60,13 @@ class MomentFile:
             shapes = {name: self._file.get_slice(name).get_shape() for name in self._file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError) as error:
             raise ValueError(str(error)) from error
-        if {name: [size * (size + 1) // 2] for name, size in self.sizes.items()} != shapes:
+        if {name: _stored_shape(name, size) for name, size in self.sizes.items()} != shapes:
             raise ValueError(f"{path.name} does not hold what its manifest says")
 
     def read(self, name: str) -> Tensor:
         """The full matrix (in, in)."""
-        return unpack(self._file.get_tensor(name), self.sizes[name])
+        stored: Tensor = self._file.get_tensor(name)
+        return unpack(stored, self.sizes[name]) if stored.ndim == 1 else stored
 
     def moments(self) -> dict[str, StoredMoment]:
         """Every moment of the file."""
@@ -80,7 +81,18 @@ class MomentFile:
             "rows": json.dumps({name: moment.rows for name, moment in moments.items()}),
             "sizes": json.dumps({name: len(moment.total) for name, moment in moments.items()}),
         }
-        save_file({name: pack(moment.total.float().cpu()) for name, moment in moments.items()}, path, manifest)
+        totals = {name: moment.total.float().cpu() for name, moment in moments.items()}
+        save_file({name: pack(total) if _symmetric(name) else total for name, total in totals.items()}, path, manifest)
+
+
+def _symmetric(name: str) -> bool:
+    """Whether it is X^T X; "2x5:layer" is X_2^T X_5."""
+    pair = name.partition(":")[0].split("x") if ":" in name else ["", ""]
+    return pair[0] == pair[-1]
+
+
+def _stored_shape(name: str, size: int) -> list[int]:
+    return [size * (size + 1) // 2] if _symmetric(name) else [size, size]
 
 
 def pack(full: Tensor) -> Tensor:
