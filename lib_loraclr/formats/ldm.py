@@ -48,7 +48,7 @@ def read_checkpoint(path: Path) -> LdmCheckpoint:
 
 
 def split_checkpoint(tensors: Mapping[str, Tensor], *, path: Path | None = None) -> LdmCheckpoint:
-    """Split and rename a whole checkpoint. Raises InputError ("not-a-checkpoint") naming `path` if a part is missing."""
+    """Split and rename a whole checkpoint. InputError ("not-a-checkpoint") naming `path` if a part is missing."""
     _require_components(tensors, path)
     groups, other = _group(tensors)
     layout = UNetLayout.from_ldm(groups[_UNET])

@@ -8,19 +8,43 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lib_loraclr.core.deltas import Delta
+from lib_loraclr.core.deltas import Delta, LayerShape
 
 
 class LayerUpdate(Protocol):
     """One layer of a LoRA file of any type."""
 
-    kind: str  # "lora", "locon", "loha", "lokr", "dora", "oft", "boft", "ia3", "glora", "full"
-    needs_base: bool
-    rank: int | None
-    keys: tuple[str, ...]  # tensor keys in the file, for error messages
+    @property
+    def kind(self) -> str:
+        """One of "lora", "locon", "loha", "lokr", "dora", "oft", "boft", "ia3", "glora", "full"."""
+        ...
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether dW depends on the layer's weight."""
+        ...
+
+    @property
+    def rank(self) -> int | None:
+        """The family's rank parameter."""
+        ...
+
+    @property
+    def size(self) -> tuple[int | None, int | None]:
+        """(out, in) of the unfolded dW; None where the file does not tell."""
+        ...
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Tensor keys in the file, for error messages."""
+        ...
+
+    def check_fits(self, shape: LayerShape) -> None:
+        """Raise InputError ("shape-mismatch"), naming file and key, if dW cannot be added to such a layer."""
+        ...
 
     def delta(self, base: Tensor | None = None) -> Delta:
-        """The true dW at weight 1; `base` is the layer's weight, required where `needs_base`."""
+        """The true dW at weight 1, float32; `base` is the layer's weight, required where `needs_base`."""
         ...
 
 
@@ -40,7 +64,10 @@ class FileWarning:
 
 @dataclass(frozen=True)
 class LoraFile:
-    """`layers` by canonical layer name; `vectors` are 1-D updates (biases, norms) by canonical parameter name."""
+    """`layers` by canonical layer name; `vectors` are 1-D updates (biases, norms) by canonical parameter name.
+
+    `sha256` is the hash that hosts show: over what follows the header of a safetensors file.
+    """
 
     path: Path
     name: str

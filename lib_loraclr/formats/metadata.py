@@ -33,8 +33,9 @@ def merged_metadata(stem: str, family: str, inputs: Sequence[LoraFile], recipe: 
     `recipe` is stored as it is; its `inputs`, where given, is one mapping per input (weight, trigger ...) and is
     completed by name, hash, types and trigger. The writer adds sizes and hashes.
     """
-    full = {**recipe, "inputs": _recipe_inputs(inputs, recipe), "version": __version__}
-    triggers = [str(entry["trigger"]) for entry in full["inputs"] if entry.get("trigger")]
+    entries = _recipe_inputs(inputs, recipe)
+    full = {**recipe, "inputs": entries, "version": __version__}
+    triggers = [str(entry["trigger"]) for entry in entries if entry.get("trigger")]
     version = _base_version(family, inputs)
     result = {
         "ss_output_name": stem,

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_path(path: Path, *, overwrite: bool = False) -> Generator[Path, None, None]:
     """A temporary file name in the same folder; on success it is synced and renamed to `path`, else removed.
 
     Removal also follows KeyboardInterrupt. Raises InputError ("output-exists", "disk-full" ...) in plain words.

@@ -165,7 +165,7 @@ class Update(ABC):
         if base is None:
             message = f"'{self.parts.module}' is of type {self.kind}, which needs the checkpoint's weight"
             raise self.parts.error("needs-checkpoint", message, next(iter(self.parts.keys)))
-        return base.detach().to(torch.float32)
+        return base.detach().to("cpu", torch.float32)
 
     def check_fits(self, shape: LayerShape) -> None:
         """Raise InputError if dW cannot be added to a layer of this shape."""
