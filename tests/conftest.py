@@ -58,7 +58,7 @@ class LdmTensors:
     def unet(
         self, base: int, multiples: list[int], depths: list[int], context: int, linear: bool, adm: int = 0
     ) -> None:
-        """One residual block a level; `depths[level]` transformer blocks behind it (0: none), the last in the middle."""
+        """One residual block a level, `depths[level]` transformer blocks behind it; the last number in the middle."""
         top, time = "model.diffusion_model", 4 * base
         self.layer(f"{top}.time_embed.0", time, base)
         self.layer(f"{top}.time_embed.2", time, time)

@@ -156,7 +156,7 @@ def _heads(widths: list[int], family: str, yaml: Mapping[str, Any]) -> tuple[int
     """Number of attention heads per level: 8 in SD1, heads of 64 channels in SD2 and SDXL."""
     size = int(yaml.get("num_head_channels", -1 if family == "sd1" or int(yaml.get("num_heads", -1)) > 0 else 64))
     if size > 0:
-        return tuple(width // size for width in widths)
+        return tuple(max(1, width // size) for width in widths)
     return (int(yaml.get("num_heads", 8)),) * len(widths)
 
 
