@@ -103,7 +103,7 @@ class ContrastiveObjective:
         added = self.weights + active.sum(dim=1 if self.crossed is None else 0)
         matrix = self.penalty.clone()
         for weight, gram in zip(added.tolist(), self._exact_grams(), strict=True):
-            matrix += weight * gram
+            matrix.add_(gram, alpha=weight)
         norm = float(point.norm())
         if self.shrink and norm > 0:
             matrix.diagonal().add_(self.shrink / (2 * norm))

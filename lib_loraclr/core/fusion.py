@@ -62,8 +62,8 @@ def regulariser(span: Span, statistics: Statistics, gram: Tensor, anchor: float,
     """mu C_0 + ridge * mean(diag(G)) I (in, in), float64, with mu = `anchor` for concept weights that sum to 1."""
     penalty = torch.zeros_like(gram)
     if statistics.neutral is not None and anchor > 0:
-        penalty += anchor * next(grams([statistics.neutral], span.device))
-    mean = float((gram + penalty).diagonal().mean())
+        penalty.add_(next(grams([statistics.neutral], span.device)), alpha=anchor)
+    mean = float(gram.diagonal().mean() + penalty.diagonal().mean())
     penalty.diagonal().add_(ridge * mean)
     return penalty
 
@@ -73,15 +73,16 @@ def weighted_system(span: Span, statistics: Statistics, weights: Tensor) -> tupl
     size = span.shape.in_features
     left, right = torch.zeros(size, size, dtype=torch.float64, device=span.device), span.zeros()
     for index, gram in enumerate(grams(statistics.concepts, span.device)):
-        left += float(weights[index]) * gram
-        right += float(weights[index]) * span.coordinates(index, gram)
+        left.add_(gram, alpha=float(weights[index]))
+        right.add_(span.coordinates(index, gram), alpha=float(weights[index]))
     return left, right
 
 
 def fuse(span: Span, statistics: Statistics, weights: Tensor, anchor: float, ridge: float) -> Tensor:
     """Coordinates (q, in) of the minimum of J."""
     left, right = weighted_system(span, statistics, weights)
-    return solve_spd(left + regulariser(span, statistics, left, anchor, ridge), right)
+    left += regulariser(span, statistics, left, anchor, ridge)
+    return solve_spd(left, right)
 
 
 def activation_gram(statistics: Statistics | None, device: torch.device | str, anchor: float = 0.2) -> Tensor | None:

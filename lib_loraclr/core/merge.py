@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from lib_loraclr.core.problem import LayerProblem, LayerSolution
 from lib_loraclr.core.rank import RankPolicy, allocate, bytes_per_rank
 from lib_loraclr.core.truncation import spectrum, truncate
 
+T = TypeVar("T")
 FALLBACK = "average"  # with every second moment unknown (the identity), gradient fusion's closed form is the average
 
 
@@ -59,7 +61,7 @@ def merge_layers(
         for problem in ordered:
             if on_layer is not None:
                 on_layer(problem.name)
-            solution, energies = _guarded(_solve, problem, device, chosen, complete, seed, policy)
+            solution, energies = on_device(device, partial(_solve, problem, chosen, complete, seed, policy))
             solved[problem.name] = solution
             if energies is not None:
                 spectra[problem.name] = energies
@@ -67,18 +69,20 @@ def merge_layers(
         ranks = allocate(policy, spectra, costs) if spectra else {}
         fixed = int(policy.value) if policy.kind == "fixed" else None
         return {
-            problem.name: _guarded(_finish, problem, device, solved[problem.name], ranks.get(problem.name, fixed))
+            problem.name: on_device(
+                device, partial(_finish, problem, solved[problem.name], ranks.get(problem.name, fixed))
+            )
             for problem in ordered
         }
 
 
 def _solve(
     problem: LayerProblem,
-    device: torch.device | str,
     method: MergeMethod,
     options: Mapping[str, Any],
     seed: int,
     policy: RankPolicy,
+    device: torch.device | str,
 ) -> tuple[LayerSolution, Tensor | None]:
     """The solution on the CPU and, where ranks are to be chosen, the energies of its components."""
     fallback = get_method(FALLBACK) if method.needs_statistics and problem.statistics is None else None
@@ -98,7 +102,7 @@ def _solve(
 
 
 def _finish(
-    problem: LayerProblem, device: torch.device | str, solution: LayerSolution, rank: int | None
+    problem: LayerProblem, solution: LayerSolution, rank: int | None, device: torch.device | str
 ) -> MergedLayer:
     """Truncated where a rank below the solution's own is set, measured on the layer's statistics."""
     delta = solution.delta.to(device, torch.float32)
@@ -115,13 +119,13 @@ def _placed(problem: LayerProblem, device: torch.device | str) -> LayerProblem:
     return replace(problem, deltas=[None if d is None else d.to(device, torch.float64) for d in problem.deltas])
 
 
-def _guarded(step: Callable[..., Any], problem: LayerProblem, device: torch.device | str, *rest: Any) -> Any:
-    """`step` on the device, and again on the CPU when the device's memory does not suffice for this layer."""
+def on_device(device: torch.device | str, step: Callable[[torch.device | str], T]) -> T:
+    """`step(device)`, and `step("cpu")` when the device's memory does not suffice for it."""
     try:
-        return step(problem, device, *rest)
+        return step(device)
     except RuntimeError as error:
         if torch.device(device).type == "cpu" or "out of memory" not in str(error).lower():
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return step(problem, "cpu", *rest)
+    return step("cpu")
