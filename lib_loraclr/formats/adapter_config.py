@@ -36,14 +36,21 @@ class AdapterConfig:
             return cls({"": flat}) if flat else None
         return None
 
-    def alpha(self, module: str, rank: int) -> float | None:
-        """alpha such that alpha / rank is PEFT's scaling of the module; None if it is not configured."""
+    def scale(self, module: str, rank: int | None) -> float | None:
+        """PEFT's scaling of a module: alpha / rank, or alpha / sqrt(rank) for rsLoRA; None if it is not configured.
+
+        The rank is the file's where it shows, else the configured one.
+        """
         component = next((name for name in self.options if name and module.startswith(f"{name}.")), "")
-        options = self.options.get(component)
-        if options is None or "lora_alpha" not in options:
+        options = self.options.get(component, {})
+        alpha = options.get("lora_alpha", options.get("alpha"))
+        if alpha is None:
             return None
-        alpha = _matching(options.get("alpha_pattern") or {}, module, options["lora_alpha"])
-        return float(alpha) * (math.sqrt(rank) if options.get("use_rslora") else 1.0)
+        alpha = _matching(options.get("alpha_pattern") or {}, module, alpha)
+        rank = rank or _matching(options.get("rank_pattern") or {}, module, options.get("r"))
+        if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
+            return None
+        return alpha / (math.sqrt(rank) if options.get("use_rslora") else rank)
 
 
 def _matching(pattern: Mapping[str, Any], module: str, default: Any) -> Any:

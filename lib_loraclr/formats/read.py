@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from lib_loraclr.formats.edlora import EDLORA_SUFFIXES, read_edlora
 from lib_loraclr.formats.hashes import file_sha256, model_hash
 from lib_loraclr.formats.keys.family import FAMILIES, family_of_layers, family_of_metadata, unsupported_family
 from lib_loraclr.formats.keys.keymap import KeyMap, split_component
-from lib_loraclr.formats.keys.tensor_keys import CONFIGURED_ENDINGS, split_tensor_key
+from lib_loraclr.formats.keys.tensor_keys import split_tensor_key
 from lib_loraclr.formats.lora_file import FileWarning, LayerUpdate, LoraFile
 from lib_loraclr.formats.positional import is_positional, named_keys
 from lib_loraclr.formats.readers import read_update
@@ -35,7 +36,7 @@ class _Content:
     keys: dict[str, str]  # key as the readers see it -> key in the source
     metadata: dict[str, str]
     sha256: str
-    alpha: Callable[[str, int], float | None] | None = None
+    scale: Callable[[str, int | None], float | None] | None = None
     embeddings: dict[str, Tensor] = field(default_factory=dict)
     tokens: tuple[str, ...] = ()
 
@@ -66,8 +67,8 @@ def _content(path: Path) -> _Content:
         keys, extra = named_keys(file)
         embeddings |= {key: file.read(key) for key in extra}
     config = AdapterConfig.of(path, file.metadata)
-    alpha = config.alpha if config else None
-    return _Content(FileSource(file), keys, file.metadata, model_hash(path), alpha, embeddings)
+    scale = config.scale if config else None
+    return _Content(FileSource(file), keys, file.metadata, model_hash(path), scale, embeddings)
 
 
 def _edlora_content(path: Path, alpha: float) -> _Content:
@@ -76,9 +77,8 @@ def _edlora_content(path: Path, alpha: float) -> _Content:
         require_finite(tensor, path, key)
     keys = {key: key for key in tensors}
     tokens = (" ".join(embeddings),) if embeddings else ()
-    return _Content(
-        MemorySource(path, tensors), keys, {}, file_sha256(path), lambda _, rank: alpha * rank, embeddings, tokens
-    )
+    source = MemorySource(path, tensors)
+    return _Content(source, keys, {}, file_sha256(path), lambda _module, _rank: alpha, embeddings, tokens)
 
 
 class _Assembly:
@@ -132,7 +132,8 @@ class _Assembly:
         return modules
 
     def _add(self, module: str, keys: Mapping[str, str]) -> None:
-        parts = Parts(self.content.source, module, keys, self._configured_alpha(module, keys))
+        scale = self.content.scale
+        parts = Parts(self.content.source, module, keys, None if scale is None else partial(scale, module))
         update = read_update(parts)
         vectors = {
             end: part
@@ -152,14 +153,6 @@ class _Assembly:
             self.layers[name] = update
         for end, part in vectors.items():
             self.vectors[f"{name}.{end}"] = parts.read(part)
-
-    def _configured_alpha(self, module: str, keys: Mapping[str, str]) -> float | None:
-        """Alpha from an adapter's configuration, for key styles that carry none in the file."""
-        if self.content.alpha is None or "alpha" in keys or "lora_down" not in keys:
-            return None
-        if not keys["lora_down"].endswith(CONFIGURED_ENDINGS) and not isinstance(self.content.source, MemorySource):
-            return None
-        return self.content.alpha(module, self.content.source.shape(keys["lora_down"])[0])
 
     def _family(self, stated: str) -> str:
         widths = {name: update.size[1] for name, update in self.layers.items()}

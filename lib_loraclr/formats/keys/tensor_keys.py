@@ -24,8 +24,8 @@ _ENDINGS: dict[str, str] = {
     ".lora_linear_layer.alpha": "alpha",
     ".scale": "scale",
     ".dora_scale": "dora_scale",
-    ".lora_magnitude_vector": "dora_scale",
-    ".lora_magnitude_vector.weight": "dora_scale",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
     ".hada_w1_a": "hada_w1_a",
     ".hada_w1_b": "hada_w1_b",
     ".hada_w2_a": "hada_w2_a",
@@ -55,9 +55,6 @@ _ENDINGS: dict[str, str] = {
 }
 _LONGEST_FIRST = sorted(_ENDINGS, key=len, reverse=True)
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.(?!weight$)[^.]+(\.weight)?$")
-
-# Parts of the old diffusers and PEFT styles, whose alpha is a matter of the adapter's configuration.
-CONFIGURED_ENDINGS = (".lora_A.weight", ".lora_B.weight", ".lora.up.weight", ".lora.down.weight")
 
 
 def split_tensor_key(key: str) -> tuple[str, str] | None:

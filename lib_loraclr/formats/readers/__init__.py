@@ -35,5 +35,5 @@ def read_update(parts: Parts) -> LayerUpdate | None:
     for family in FAMILIES:
         if family.claims(parts):
             update = family(parts)
-            return DoraUpdate(update) if "dora_scale" in parts else update
+            return DoraUpdate(update) if DoraUpdate.claims(parts) else update
     return None

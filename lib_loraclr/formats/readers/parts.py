@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,12 +70,15 @@ class MemorySource:
 
 @dataclass(frozen=True)
 class Parts:
-    """The tensors of one layer by their part name ("lora_up", "alpha" ...); `alpha` is one that is not in the file."""
+    """The tensors of one layer by their part name ("lora_up", "alpha" ...).
+
+    `configured` gives the scale for a rank where the file leaves that to a configuration.
+    """
 
     source: Source
     module: str
     keys: Mapping[str, str]
-    alpha: float | None = None
+    configured: Callable[[int | None], float | None] | None = None
 
     def __contains__(self, part: str) -> bool:
         return part in self.keys
@@ -103,10 +106,11 @@ class Parts:
 
     def scale(self, rank: int | None) -> float:
         """alpha / rank, 1 where the file has no alpha or the family no rank; a `scale` tensor wins, as in A1111."""
-        explicit = self.scalar("scale")
+        explicit, alpha = self.scalar("scale"), self.scalar("alpha")
+        if explicit is None and alpha is None and self.configured is not None:
+            explicit = self.configured(rank)
         if explicit is not None:
             return explicit
-        alpha = self.alpha if self.alpha is not None else self.scalar("alpha")
         return 1.0 if alpha is None or rank is None else alpha / rank
 
     def require(self, *parts: str) -> None:
