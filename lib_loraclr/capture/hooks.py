@@ -62,25 +62,23 @@ class SharedInputs:
     """
 
     def __init__(self) -> None:
-        self._calls: dict[str, list[str]] = {}
-        self._seen: dict[int, tuple[ref[Tensor], int, str]] = {}
+        self._calls: dict[str, list[int]] = {}  # layer -> numbers of the tensors it was given, call by call
+        self._seen: dict[int, tuple[ref[Tensor], int, int]] = {}  # id -> tensor, version, number
+        self._count = 0
 
     def __call__(self, name: str, module: nn.Module, inputs: Tensor) -> None:
-        """Note who saw this tensor first."""
+        """Note which tensor this call was given."""
         version = 0 if inputs.is_inference() else inputs._version
         seen = self._seen.get(id(inputs))
         if seen is None or seen[0]() is not inputs or seen[1] != version:
-            seen = self._seen[id(inputs)] = (ref(inputs), version, name)
+            self._count += 1
+            seen = self._seen[id(inputs)] = (ref(inputs), version, self._count)
         self._calls.setdefault(name, []).append(seen[2])
 
     def leaders(self) -> dict[str, str]:
-        """Layer that was called -> the layer whose inputs it always shares (itself where it shares none)."""
-        found: dict[str, str] = {}
-        for name, first in self._calls.items():
-            leader = first[0]
-            same = set(first) == {leader} and len(self._calls.get(leader, ())) == len(first)
-            found[name] = leader if same else name
-        return found
+        """Layer that was called -> the first layer that was given the same tensors (often itself)."""
+        first: dict[tuple[int, ...], str] = {}
+        return {name: first.setdefault(tuple(numbers), name) for name, numbers in self._calls.items()}
 
 
 def input_features(module: nn.Module) -> int:

@@ -30,10 +30,11 @@ class StoredMoment(SecondMoment):
     @property
     def total(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Sum of x x^T (in, in), float32 on the CPU."""
-        first, *others = (file.read(name) for file, name in self.parts)
-        for other in others:
-            first += other
-        return first
+        first, *others = self.parts
+        total = first[0].read(first[1])
+        for file, name in others:
+            total += file.read(name)
+        return total
 
     def add(self, inputs: Tensor) -> None:
         """Stored moments do not grow; add another with `plus`."""
@@ -64,9 +65,9 @@ class MomentFile:
             raise ValueError(f"{path.name} does not hold what its manifest says")
 
     def read(self, name: str) -> Tensor:
-        """The full matrix (in, in)."""
+        """The full matrix (in, in), owning its memory (the file's own tensors are views of a shared mapping)."""
         stored: Tensor = self._file.get_tensor(name)
-        return unpack(stored, self.sizes[name]) if stored.ndim == 1 else stored
+        return unpack(stored, self.sizes[name]) if stored.ndim == 1 else stored.clone()
 
     def moments(self) -> dict[str, StoredMoment]:
         """Every moment of the file."""

@@ -1,0 +1,60 @@
+"""Prompt templates and settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib_loraclr.capture import CaptureSettings, prompts
+from lib_loraclr.core.errors import InputError
+
+
+def test_held_out_prompts_are_never_captured() -> None:
+    seen = {*prompts.TEXT_TEMPLATES, *prompts.SAMPLE_TEMPLATES}
+    assert not seen & set(prompts.HELD_OUT_TEMPLATES)
+    captured = {p for first in range(12) for p in prompts.filled(prompts.TEXT_TEMPLATES, "xyz dog", first, 16)}
+    held_out = {p for first in range(12) for p in prompts.filled(prompts.HELD_OUT_TEMPLATES, "xyz dog", first, 4)}
+    assert not captured & held_out
+    assert len(captured) > 16  # {other} rotates
+
+
+@pytest.mark.parametrize(
+    ("trigger", "class_word", "expected"),
+    [
+        ("ann4", "woman", "ann4 woman"),
+        ("ann4 Woman", "woman", "ann4 Woman"),
+        ("", "elf", "an elf"),
+        ("", "dog", "a dog"),
+        (" sketchy ", "", "sketchy"),
+        ("", "", "a subject"),
+    ],
+)
+def test_phrase(trigger: str, class_word: str, expected: str) -> None:
+    assert prompts.phrase(trigger, class_word) == expected
+
+
+def test_filled_takes_templates_in_turn_and_leaves_out_the_own_class() -> None:
+    assert prompts.filled(("{c}", "{c} and {other}"), "r3x dog", 0, 3) == ("r3x dog", "r3x dog and a man", "r3x dog")
+    assert prompts.filled(("{c}", "{c} and {other}"), "ann4", 1, 1) == ("ann4 and a woman",)
+    assert all("dog" not in p.replace("r3x dog", "") for p in prompts.filled(("{c} {other}",), "r3x dog", 0, 20))
+    assert prompts.in_turn(("a", "b", "c"), 2, 3) == ("c", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("preset", "instant"), ("steps", 0), ("prompts", 0), ("batch", 0), ("padding_weight", 1.5), ("cfg_scale", 0.5),
+        ("neutral_prompts", -1), ("held_out_prompts", -1), ("memory_budget_mib", 0), ("max_features", 0),
+        ("size", (0, 64)), ("text_templates", ()), ("text_templates", ("no concept",)),
+        ("sample_templates", ("{c} {oops}",)), ("sample_templates", ("{c} {",)),
+        ("held_out_templates", ("a photo of {c}",)),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_named(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"option {name} ") as caught:
+        CaptureSettings(**{name: value})  # type: ignore[arg-type]
+    assert (caught.value.code, caught.value.key) == ("bad-option", name)
+
+
+def test_cross_needs_one_branch() -> None:
+    with pytest.raises(InputError, match="cross"):
+        CaptureSettings(cross=True, cfg_scale=2.0)
