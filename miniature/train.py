@@ -1,0 +1,92 @@
+"""Rebuild the miniature: python -m miniature.train STAGE --work FOLDER [--out FOLDER] [--device cpu|cuda].
+
+Stages, in order: draw, vae, latents, embedder, unet, decoder, export, loras, check; `all` runs them one after another.
+Every stage goes on from what its work folder already holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from . import data, publish, train_embedder, train_loras, train_unet, train_vae
+from .evaluate import evaluate
+from .export import check_checkpoint, write_checkpoint
+from .model import build_text, build_unet, build_vae
+
+HERE = Path(__file__).resolve().parent
+STAGES = ("draw", "vae", "latents", "embedder", "unet", "decoder", "export", "loras", "check")
+MINUTES = {"vae": 20.7, "embedder": 3.2, "unet": 60.0, "decoder": 5.0}
+
+
+def export(work: Path, out: Path) -> None:
+    """Averaged UNet and text encoder plus the VAE to one file; references and concepts.json beside it."""
+    unet, vae, text = build_unet(), build_vae(), build_text()
+    averaged = torch.load(work / "unet_ema.pt", weights_only=True, map_location="cpu")
+    unet.load_state_dict(averaged["unet"])
+    text.load_state_dict(averaged["text"])
+    vae.load_state_dict(torch.load(work / "vae_folded.pt", weights_only=True, map_location="cpu")["model"])
+    path = write_checkpoint(out, unet, vae, text)
+    print("largest difference from diffusers' own conversion:", check_checkpoint(path))
+    publish.publish(out)
+
+
+def run_stage(stage: str, args: argparse.Namespace) -> None:
+    """Run one stage."""
+    work, out, device = args.work, args.out, args.device
+    minutes = args.minutes or MINUTES.get(stage, 0)
+    if stage == "draw":
+        data.draw_stage(work, args.pictures)
+    elif stage == "vae":
+        train_vae.train_vae(work, minutes, device)
+    elif stage == "latents":
+        if not (work / "latents.done").exists():
+            train_vae.encode_stage(work, device)
+    elif stage == "embedder":
+        train_embedder.train_embedder(work, out, minutes)
+    elif stage == "unet":
+        train_unet.train_unet(work, minutes, device)
+    elif stage == "decoder":
+        train_vae.train_decoder(work, minutes, device)
+    elif stage == "export":
+        export(work, out)
+    elif stage == "loras":
+        recipe = train_loras.Recipe()
+        recipe = replace(recipe, **{k: v for k, v in (("rank", args.rank), ("steps", args.steps)) if v})
+        train_loras.train_loras(out / "miniature.safetensors", out / "loras", recipe, device, args.concept)
+    else:
+        report = evaluate(out, args.count, device, args.concept, sheet=args.work / "singles.png")
+        report["settings"] = {"pictures": args.count}
+        (out / "singles.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=(*STAGES, "all"))
+    parser.add_argument("--work", type=Path, required=True, help="folder for pictures, latents and training states")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the finished files")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--minutes", type=float, help="length of a timed stage")
+    parser.add_argument("--pictures", type=int, default=36000)
+    parser.add_argument("--concept", nargs="*", help="names, for loras and check")
+    parser.add_argument("--rank", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--count", type=int, default=32, help="pictures a concept, for check")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)  # orthogonalised low-rank gradients make denormals, a hundred times slower
+    args.work.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES if args.stage == "all" else (args.stage,):
+        print(f"== {stage}", flush=True)
+        run_stage(stage, args)
+
+
+if __name__ == "__main__":
+    main()
