@@ -41,8 +41,14 @@ def attributes(identity: Identity) -> list[str]:
             _article(i["build"] + " body"),
         ]
         if i["coat"] != "plain":
-            out.append({"stripes": f"{i['second']} stripes", "mask": f"{_article(i['second'])} mask",
-                        "patch": f"{_article(i['second'])} patch", "socks": f"{_article(i['second'])} belly"}[i["coat"]])  # fmt: skip
+            out.append(
+                {
+                    "stripes": f"{i['second']} stripes",
+                    "mask": f"{_article(i['second'])} mask",
+                    "patch": f"{_article(i['second'])} patch",
+                    "socks": f"{_article(i['second'])} belly",
+                }[i["coat"]]
+            )
         if i["hat"] != "none":
             out.append(_article(f"{i['hat_colour']} {_HAT[i['hat']]}"))
         if i["collar"] != "none":

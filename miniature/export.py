@@ -20,13 +20,27 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     state = ldm.to_ldm(unet.state_dict(), vae.state_dict(), text.state_dict(), dtype)
     path = folder / "miniature.safetensors"
-    metadata = {"format": "pt", "modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": "stable-diffusion-v1",
-                "modelspec.title": "miniature", "modelspec.resolution": "96x96", "modelspec.prediction_type": "epsilon"}  # fmt: skip
+    metadata = {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-v1",
+        "modelspec.title": "miniature",
+        "modelspec.resolution": "96x96",
+        "modelspec.prediction_type": "epsilon",
+    }
     save_file(state, path, metadata)
     (folder / "miniature.yaml").write_text(ldm.yaml_text(), encoding="utf-8")
     (folder / "clip").mkdir(exist_ok=True)
-    config = {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "attention_dropout": 0.0, "dropout": 0.0,
-              "initializer_factor": 1.0, "initializer_range": 0.02, "layer_norm_eps": 1e-05, **TEXT}  # fmt: skip
+    config = {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "attention_dropout": 0.0,
+        "dropout": 0.0,
+        "initializer_factor": 1.0,
+        "initializer_range": 0.02,
+        "layer_norm_eps": 1e-05,
+        **TEXT,
+    }
     (folder / "clip" / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return path
 

@@ -148,8 +148,13 @@ def evaluate(net: nn.Module, test: np.ndarray, places: np.ndarray, vae: nn.Modul
         near = np.concatenate([(v[:, 0, i] * drawn[:, 1, j]).sum(1) for i, j in pairs])
         other = np.concatenate([(v[:, 0, i] * np.roll(drawn[:, 0, j], 1 + i, 0)).sum(1) for i, j in pairs])
         guess = torch.cat([o[2] for o in outputs]).argmax(1).numpy()
-        report |= {f"{name}_same": float(same.mean()), f"{name}_near": float(near.mean()), f"{name}_other": float(other.mean()),
-                   f"{name}_other_std": float(other.std()), f"{name}_equal_error": equal_error(same, other),
-                   f"{name}_equal_error_near": equal_error(same, near),
-                   f"{name}_background_accuracy": float((guess == places.reshape(-1)).mean())}  # fmt: skip
+        report |= {
+            f"{name}_same": float(same.mean()),
+            f"{name}_near": float(near.mean()),
+            f"{name}_other": float(other.mean()),
+            f"{name}_other_std": float(other.std()),
+            f"{name}_equal_error": equal_error(same, other),
+            f"{name}_equal_error_near": equal_error(same, near),
+            f"{name}_background_accuracy": float((guess == places.reshape(-1)).mean()),
+        }
     return report

@@ -63,8 +63,14 @@ def train_lora(pipeline: Pipeline, concept: Concept, path: Path, recipe: Recipe,
     latents, ids = _encode(pipeline, pictures, texts)
     class_latents, class_ids = _encode(pipeline, *class_pictures(concept))
     layers = lora.inject(pipeline.unet, pipeline.text, recipe.rank, recipe.alpha, seed)
-    groups = [{"params": [p for n, m in layers.items() if n.startswith(prefix) for p in (m.up, m.down)], "lr": rate, "peak": rate}
-              for prefix, rate in (("lora_unet", recipe.unet_rate), ("lora_te", recipe.text_rate))]  # fmt: skip
+    groups = [
+        {
+            "params": [p for n, m in layers.items() if n.startswith(prefix) for p in (m.up, m.down)],
+            "lr": rate,
+            "peak": rate,
+        }
+        for prefix, rate in (("lora_unet", recipe.unet_rate), ("lora_te", recipe.text_rate))
+    ]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.99))
     alphas = alphas_cumprod().float().to(pipeline.device)
     weights = loss_weight(alphas)
@@ -88,8 +94,18 @@ def train_lora(pipeline: Pipeline, concept: Concept, path: Path, recipe: Recipe,
         optimiser.zero_grad()
         tail.append(loss.item())
     tags = dict(Counter(texts))
-    meta = lora.metadata(concept.name, concept.trigger, concept.class_word, recipe.rank, recipe.alpha, recipe.steps, recipe.batch,
-                         len(pictures), (recipe.unet_rate, recipe.text_rate), tags)  # fmt: skip
+    meta = lora.metadata(
+        concept.name,
+        concept.trigger,
+        concept.class_word,
+        recipe.rank,
+        recipe.alpha,
+        recipe.steps,
+        recipe.batch,
+        len(pictures),
+        (recipe.unet_rate, recipe.text_rate),
+        tags,
+    )
     lora.write_kohya(path, lora.state_dict(layers), meta)
     lora.eject(pipeline.unet, pipeline.text)
     return float(np.mean(tail[-recipe.steps // 10 :]))

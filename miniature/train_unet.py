@@ -17,14 +17,23 @@ from .train_vae import schedule
 from .world import CLASSES
 
 PREVIEW = [
-    "a photo of a man", "a photo of a woman in a forest", "a photo of a girl with red hair in tails and a blue hat at the beach",
-    "a photo of a man with green skin, a yellow top hat and a purple shirt in a city", "a photo of a robot in space",
-    "a photo of an elf with a red crown, blue skin and white long hair in the snow", "a photo of a cat with orange fur in a room",
-    "a photo of a rabbit with pink fur and a blue scarf in a meadow", "a photo of a car with red body at the beach",
-    "a photo of a house with blue walls and yellow roof in the snow", "a sepia photo of a woman on a stage",
-    "a photo of a boy with black sunglasses and a green cap under the sea", "a photo of a vase with teal body in a desert",
-    "a framed photo of a dog", "a photo of a man with orange full beard, brown skin and a black bow tie in a desert", "",
-]  # fmt: skip
+    "a photo of a man",
+    "a photo of a woman in a forest",
+    "a photo of a girl with red hair in tails and a blue hat at the beach",
+    "a photo of a man with green skin, a yellow top hat and a purple shirt in a city",
+    "a photo of a robot in space",
+    "a photo of an elf with a red crown, blue skin and white long hair in the snow",
+    "a photo of a cat with orange fur in a room",
+    "a photo of a rabbit with pink fur and a blue scarf in a meadow",
+    "a photo of a car with red body at the beach",
+    "a photo of a house with blue walls and yellow roof in the snow",
+    "a sepia photo of a woman on a stage",
+    "a photo of a boy with black sunglasses and a green cap under the sea",
+    "a photo of a vase with teal body in a desert",
+    "a framed photo of a dog",
+    "a photo of a man with orange full beard, brown skin and a black bow tie in a desert",
+    "",
+]
 
 
 def token_table(work: Path) -> Tensor:

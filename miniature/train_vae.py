@@ -15,7 +15,6 @@ from . import data
 from .model import SCALE, build_vae
 from .optim import Muon
 
-
 # Share of the time spent on 64 x 64 crops of the middle: less than half the work a step, and all of it where faces are.
 CROPPED = 0.8
 
@@ -49,8 +48,17 @@ def psnr(vae: torch.nn.Module, pictures: np.ndarray, device: str = "cpu") -> flo
     return float((-10 * torch.log10(mse)).mean())
 
 
-def _fit(vae: torch.nn.Module, pictures: np.ndarray, path: Path, spent: float, minutes: float, device: str, frozen: bool,
-         batch: int = 8, seed: int = 0) -> None:  # fmt: skip
+def _fit(
+    vae: torch.nn.Module,
+    pictures: np.ndarray,
+    path: Path,
+    spent: float,
+    minutes: float,
+    device: str,
+    frozen: bool,
+    batch: int = 8,
+    seed: int = 0,
+) -> None:
     """Train until `minutes`; with `frozen` only the decoder."""
     edges = [vae.decoder.conv_out.weight, vae.encoder.conv_in.weight]
     rate = 0.3 if frozen else 1.0
