@@ -135,7 +135,8 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
 
     if size == 0:
         raise fault("empty-file", "is empty (0 bytes).")
-    if start[:2] == b"PK" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    pickled = start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+    if pickled and start[8:9] != b"{":  # a header may well be 0x280 bytes long
         raise fault(
             "pickle", "is a pickle (.pt/.ckpt), which can run code when opened; convert it to safetensors first."
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 from lib_loraclr.core.deltas import Delta, Dense, LayerShape, LowRank
 from lib_loraclr.core.errors import InputError, LoraclrError
 from lib_loraclr.formats.hashes import LEGACY_HEAD, legacy_hash
-from lib_loraclr.formats.keys.keymap import KeyMap
+from lib_loraclr.formats.keys.keymap import KeyMap, has_host_key
 from lib_loraclr.formats.keys.unet_layout import UNetLayout
 from lib_loraclr.formats.low_rank import exact_factors
 from lib_loraclr.formats.safetensors_io import (
@@ -28,17 +28,21 @@ from lib_loraclr.formats.safetensors_io import (
 )
 
 SAVE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_STANDARD_RES_BLOCKS = 2
 
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """`sha256` is the hash that hosts show (over what follows the header), `tensors` their number."""
+    """`sha256` is the hash that hosts show (over what follows the header), `tensors` their number.
+
+    `left_out` names what Forge has no key for (norms and embeddings of text encoders): a dozen such keys and it drops
+    the whole file.
+    """
 
     path: Path
     sha256: str
     bytes: int
     tensors: int
+    left_out: tuple[str, ...] = ()
 
 
 def write_lora(
@@ -67,12 +71,14 @@ def write_lora(
     namer = _Namer(family, model_layers)
     tensors: dict[str, Tensor] = {}
     ranks: list[int] = []
-    for name in sorted(layers):
+    left_out = sorted(name for name in {*layers, *(vector_modules(vectors or {}))} if not has_host_key(name))
+    for name in sorted(layers.keys() - set(left_out)):
         entry = _layer_tensors(layers[name], shapes[name], kind)
         if "lora_down.weight" in entry:
             ranks.append(entry["lora_down.weight"].shape[0])
         tensors |= {f"{namer.key(name)}.{part}": tensor for part, tensor in entry.items()}
-    tensors |= _vector_tensors(vectors or {}, tensors, shapes, kind, namer)
+    kept = {name: vector for name, vector in (vectors or {}).items() if name.rpartition(".")[0] not in left_out}
+    tensors |= _vector_tensors(kept, tensors, shapes, kind, namer)
     if not tensors:
         raise InputError("empty-merge", f"The merge changes no layer, {path.name} was not written.", file=str(path))
     for key, tensor in tensors.items():
@@ -83,7 +89,12 @@ def write_lora(
         write_safetensors(temporary, tensors, complete)
         _verify(temporary, path, tensors, complete)
     size = len(header_bytes(tensors, complete)) + sum(t.numel() * t.element_size() for t in tensors.values())
-    return WrittenFile(path, complete["sshs_model_hash"], size, len(tensors))
+    return WrittenFile(path, complete["sshs_model_hash"], size, len(tensors), tuple(left_out))
+
+
+def vector_modules(vectors: Iterable[str]) -> set[str]:
+    """Modules of canonical parameter names."""
+    return {vector.rpartition(".")[0] for vector in vectors}
 
 
 class _Namer:
@@ -142,7 +153,7 @@ def _vector_tensors(
     A bias alone gets a zero `diff`: A1111 refuses a whole file over a module without one.
     """
     result: dict[str, Tensor] = {}
-    for name in sorted({vector.rpartition(".")[0] for vector in vectors}):
+    for name in sorted(vector_modules(vectors)):
         key = namer.key(name)
         weight, bias = vectors.get(f"{name}.weight"), vectors.get(f"{name}.bias")
         if weight is not None:

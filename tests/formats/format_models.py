@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -109,6 +110,7 @@ def text_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+@functools.cache
 def layer_shapes(family: str) -> dict[str, tuple[int, ...]]:
     """Canonical names and weight shapes of all linear and convolution layers of a full-size family, on "meta"."""
     models = {"unet": unet(UNET_CONFIGS[family], "meta")}

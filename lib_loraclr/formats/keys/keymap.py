@@ -42,6 +42,9 @@ _PREFIXES: tuple[tuple[str, str], ...] = (
 )
 _PROCESSOR = re.compile(r"(attn\d?)_processor_(?=to_)")
 _BARE_TO_OUT = re.compile(r"to_out$")
+_TEXT_LAYER = re.compile(
+    r"text_encoder(?:_2)?\.(?:(?:text_model\.)?encoder\.layers\.\d+\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])|text_projection)"
+)
 _UNET_START = re.compile(r"(?:down_blocks|up_blocks|mid_block|conv_|time_embedding|add_embedding)")
 
 
@@ -121,6 +124,11 @@ class KeyMap:
         if component not in prefixes or not path:
             raise ValueError(f"no kohya key for {name}")
         return f"{prefixes[component]}_{_with_text_model(flatten(path))}"
+
+
+def has_host_key(name: str) -> bool:
+    """Whether both hosts have a key for a layer: everything in the UNet, the linear layers of text encoders."""
+    return name.startswith(f"{UNET}.") or _TEXT_LAYER.fullmatch(name) is not None
 
 
 def _with_text_model(flat: str) -> str:
