@@ -15,6 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. With `--json` the last line on standard output is one object."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
+    if not arguments:
+        build_parser().print_help(sys.stderr)
+        return 2
     try:
         parsed = build_parser().parse_args(arguments)
         answer = parsed.run(parsed)

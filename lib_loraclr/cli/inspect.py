@@ -52,13 +52,15 @@ def _paragraph(item: Inspection) -> list[str]:
         return [str(item.path), f"  cannot be used: {item.error.message}{key}"]
     lines = [str(item.path)]
     for name, value in item.facts.items():
-        if name in ("file", "path", "name", "warnings", "metadata") or value in (None, "", [], {}, ()):
+        if name in ("file", "path", "name", "warnings", "metadata") or value in (None, "", [], {}, (), 0, False):
             continue
         lines.append(f"  {name.replace('_', ' ') + ':':<12} {_short(value)}")
     return lines + ["  " + line for line in warnings_text(item.warnings)]
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, dict) and "inputs" in value:
+        return f"{value.get('method')} of {', '.join(str(entry.get('file')) for entry in value['inputs'])}"
     if isinstance(value, dict):
         return ", ".join(
             f"{key} x {count}" if isinstance(count, int) else f"{key}: {count}" for key, count in value.items()

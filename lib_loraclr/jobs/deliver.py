@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_loraclr.core.fidelity import summarise
 from lib_loraclr.core.merge import MergedLayer
-from lib_loraclr.formats import FileWarning, merged_metadata, write_lora, write_sidecar
+from lib_loraclr.formats import FileWarning, merged_metadata, read_sidecar, write_lora, write_sidecar
 from lib_loraclr.formats.sidecar import sidecar_path
 from lib_loraclr.hosts.ports import Progress
 from lib_loraclr.jobs.meter import Stopwatch, peak_device_memory_mib, peak_memory_mib
@@ -59,9 +59,7 @@ def deliver(
             )
             triggers = [concept.trigger for concept in task.concepts]
             if write_sidecar(out, triggers, family=task.family) is None:
-                warnings.append(
-                    FileWarning("sidecar-kept", "The file beside it was left as it is.", str(sidecar_path(out)))
-                )
+                warnings += _sidecar_warning(out, triggers)
         seconds = {"capture": 0.0, "solve": 0.0, **watch.seconds, "total": watch.total}
         memory = peak_memory_mib()
         if report is not None:
@@ -72,6 +70,14 @@ def deliver(
     return MergeOutcome(
         out, plan.method.name, written.sha256, written.bytes, seconds, memory, outcomes, warnings, reports, details
     )
+
+
+def _sidecar_warning(out: Path, triggers: Sequence[str]) -> list[FileWarning]:
+    """An existing sidecar is the user's own; only one that names other triggers needs a word."""
+    text = str(read_sidecar(out).get("activation text", ""))
+    if all(trigger in text for trigger in triggers):
+        return []
+    return [FileWarning("sidecar-kept", "The sidecar was there before and stays as it is.", str(sidecar_path(out)))]
 
 
 def _outcomes(task: Task, merged: Mapping[str, MergedLayer]) -> list[ConceptOutcome]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class _Capture(MergeMethod):
 
 @dataclass(frozen=True)
 class Plan:
-    """Validated, typed options: what a merge will do."""
+    """Validated, typed options: what a merge will do. `options.option` is complete: recipes outlive defaults."""
 
     options: MergeOptions
     method: MergeMethod
@@ -101,6 +101,7 @@ def plan_of(options: MergeOptions) -> Plan:
         memory_budget_mib=int(capture["memory_budget"]),
         cross=complete.get("negatives") == "paper",
     )
+    options = replace(options, option={**complete, **capture} if method.needs_statistics else complete)
     return Plan(options, method, complete, settings, RankPolicy.parse(options.rank), resolve_device(options.device))
 
 

@@ -1,0 +1,12 @@
+"""Shares the LoRA files and lets the tests of this folder import their helpers by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_loras import cache, loras
+
+__all__ = ["cache", "loras"]
