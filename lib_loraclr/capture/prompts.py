@@ -2,12 +2,14 @@
 
 `{c}` is the concept (its trigger and class word), `{other}` something else. The templates put the concept into other
 places and media and beside other things, because a merge that has only seen "photo of {c}" fits these few rows exactly
-and forgets the rest. Nothing here depends on which other LoRAs are merged: a subset finds its captures in the cache.
+and forgets the rest. A concept's prompts do not depend on which other LoRAs are merged, so that a subset finds them in
+the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 SAMPLE_TEMPLATES = (
     "a photo of {c}", "{c} in a forest", "a photo of {c} next to {other}", "a painting of {c}",
@@ -43,6 +45,14 @@ def filled(templates: Sequence[str], concept: str, first: int, count: int) -> tu
     others = [other for other in OTHERS if other.split()[-1] not in concept.split()]
     numbers = range(first, first + count)
     return tuple(templates[k % len(templates)].format(c=concept, other=others[k % len(others)]) for k in numbers)
+
+
+def neutral(class_words: Sequence[str], scenes: Sequence[str]) -> tuple[str, ...]:
+    """Prompts that must stay as they are: scenes (one is empty) and every class word in several settings, by turns."""
+    nouns = [with_article(word) for word in dict.fromkeys(word.strip().lower() for word in class_words) if word]
+    classes = [template.format(c=noun) for template in CLASS_TEMPLATES for noun in nouns]
+    by_turns = [prompt for pair in zip_longest(scenes, classes) for prompt in pair if prompt is not None]
+    return tuple(dict.fromkeys(by_turns))
 
 
 def in_turn(prompts: Sequence[str], first: int, count: int) -> tuple[str, ...]:

@@ -225,17 +225,11 @@ def _held_out_runs(concept: CaptureConcept, deltas: Mapping[str, Delta], setting
 def _neutral_runs(
     concepts: Sequence[CaptureConcept], deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
 ) -> list[Run]:
-    """Scenes, and every class word by itself, so that another set of LoRAs finds its class words in the cache."""
-    words = list(dict.fromkeys(concept.class_word.strip().lower() for concept in concepts))
-    nouns = [prompts.with_article(word) for word in words if word]
-    several = [settings.scenes, *([t.format(c=noun) for t in prompts.CLASS_TEMPLATES] for noun in nouns)]
-    runs = [Run(tuple(texts), (), deltas) for texts in several if texts]
-    if settings.preset == "full" and settings.neutral_prompts:
-        for texts in several:
-            count = settings.neutral_prompts if texts is settings.scenes else -(-settings.neutral_prompts // 2)
-            if texts:
-                drawn = prompts.in_turn(texts, number * count, count)
-                runs.append(Run(drawn, _seeds(settings, 2, number, count), deltas))
+    texts = prompts.neutral([concept.class_word for concept in concepts], settings.scenes)
+    runs, count = [Run(texts, (), deltas)] if texts else [], settings.neutral_prompts
+    if texts and settings.preset == "full" and count:
+        drawn = prompts.in_turn(texts, number * count, count)
+        runs.append(Run(drawn, _seeds(settings, 2, number, count), deltas))
     return runs
 
 

@@ -37,8 +37,8 @@ class CaptureSettings:
     seed: int = 0
     prompts: int = 4
     batch: int = 4
-    neutral_prompts: int = 4
-    held_out_prompts: int = 2
+    neutral_prompts: int = 8
+    held_out_prompts: int = 1
     sampler: str = "ddim"
     cfg_scale: float = 1.0
     padding_weight: float = 0.2

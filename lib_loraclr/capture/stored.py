@@ -50,7 +50,7 @@ class MomentFile:
 
     def __init__(self, path: Path, keeper: object = None) -> None:
         """Raises OSError or ValueError where the file is not a complete file of moments; `keeper` lives as long."""
-        self.path, self._keeper = path, keeper
+        self.path = path
         try:
             self._file: Any = safe_open(path, framework="pt")
             about: dict[str, str] = self._file.metadata() or {}
@@ -61,6 +61,7 @@ class MomentFile:
             shapes = {name: self._file.get_slice(name).get_shape() for name in self._file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError) as error:
             raise ValueError(str(error)) from error
+        self._keeper = keeper  # set after the file, so that it goes after the file is closed
         if {name: _stored_shape(name, size) for name, size in self.sizes.items()} != shapes:
             raise ValueError(f"{path.name} does not hold what its manifest says")
 

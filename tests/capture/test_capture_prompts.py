@@ -32,6 +32,13 @@ def test_phrase(trigger: str, class_word: str, expected: str) -> None:
     assert prompts.phrase(trigger, class_word) == expected
 
 
+def test_neutral_prompts_alternate_scenes_and_class_words() -> None:
+    found = prompts.neutral(["Dog", "elf", "dog", ""], ("", "a forest", "the beach"))
+    assert found[:4] == ("", "a photo of a dog", "a forest", "a photo of an elf")
+    assert len(found) == len(set(found)) == 3 + 2 * len(prompts.CLASS_TEMPLATES)
+    assert prompts.neutral([""], ("", "a forest")) == ("", "a forest")
+
+
 def test_filled_takes_templates_in_turn_and_leaves_out_the_own_class() -> None:
     assert prompts.filled(("{c}", "{c} and {other}"), "r3x dog", 0, 3) == ("r3x dog", "r3x dog and a man", "r3x dog")
     assert prompts.filled(("{c}", "{c} and {other}"), "ann4", 1, 1) == ("ann4 and a woman",)
