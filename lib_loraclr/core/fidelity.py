@@ -86,8 +86,9 @@ def fidelity(problem: LayerProblem, merged: Delta) -> list[ConceptFidelity] | No
     statistics = problem.statistics
     if statistics is None:
         return None
-    held_out = bool(statistics.held_out) and all(moment.rows > 0 for moment in statistics.held_out or ())
-    moments = statistics.held_out if held_out and statistics.held_out else statistics.concepts
+    unseen = statistics.held_out or ()
+    held_out = len(unseen) == len(statistics.concepts) and all(moment.rows > 0 for moment in unseen)
+    moments = unseen if held_out else statistics.concepts
     table, energies = _distances(problem.deltas, merged, moments)
     reference = sum(energies) / max(len(energies), 1)
     neutral = None
