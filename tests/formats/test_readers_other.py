@@ -223,7 +223,7 @@ def test_numbered_layers_get_their_names(case: str, tmp_path: Path) -> None:
         tensors |= {f"text_encoder:{number}:up": torch.ones(4, 1), f"text_encoder:{number}:down": torch.ones(1, 4)}
     tensors["<bob>"] = torch.randn(4)
     file = saved(tmp_path, tensors, **{"unet": "[]", "<bob>": "<embed>"})
-    found = {name: float(update.delta().dense()[0, 0]) for name, update in file.layers.items() if "unet" in name}
+    found = {name: float(update.delta().down[0, 0]) for name, update in file.layers.items() if "unet" in name}
     assert found == {name: float(number) for number, (name, _) in enumerate(layers)}
     assert "text_encoder.text_model.encoder.layers.1.self_attn.out_proj" in file.layers
     assert list(file.embeddings) == ["<bob>"]

@@ -34,6 +34,7 @@ def read_update(parts: Parts) -> LayerUpdate | None:
     """
     for family in FAMILIES:
         if family.claims(parts):
+            parts.require_numbers("alpha", "scale", "on_input")
             update = family(parts)
             return DoraUpdate(update) if DoraUpdate.claims(parts) else update
     return None

@@ -15,6 +15,7 @@ class FullUpdate(Update):
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
+        parts.require_axes("diff")
         shape = parts.shape("diff")
         self.size = (shape[0], flat_size(shape))
 

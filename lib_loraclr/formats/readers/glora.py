@@ -22,12 +22,18 @@ class GloraUpdate(Update):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         parts.require("a1", "a2", "b1", "b2")
+        parts.require_axes("a1", "a2", "b1", "b2")
         shape = parts.shape("b1")
-        old = len(shape) < 2 or shape[0] < shape[1]
+        old = shape[0] < shape[1]
         self.left, self.right = ("2", "1") if old else ("1", "2")
         for side in "ab":
             parts.require_equal("rank", (f"{side}{self.left}", 1), (f"{side}{self.right}", 0))
+        for part in (f"a{self.left}", f"a{self.right}", f"b{self.left}"):
+            parts.require_point(part)
         down = parts.shape(f"b{self.right}")
+        channels = (f"a{self.left}", 0), (f"a{self.right}", 1)
+        for channel in channels:
+            parts.require_equal("size", channel, (f"b{self.right}", 1))
         self.rank = down[0]
         self.size = (parts.shape(f"b{self.left}")[0], flat_size(down))
 

@@ -20,7 +20,10 @@ class Ia3Update(Update):
         super().__init__(parts)
         parts.require("weight", "on_input")
         self.on_input = bool(parts.scalar("on_input"))
-        self.length = math.prod(parts.shape("weight"))
+        shape = parts.shape("weight")
+        self.length = math.prod(shape)
+        if self.length == 0 or sum(size > 1 for size in shape) > 1:
+            raise parts.error("bad-shape", f"'{parts.keys['weight']}' {list(shape)} is not a vector", "weight")
         self.size = (None, None) if self.on_input else (self.length, None)
 
     @classmethod

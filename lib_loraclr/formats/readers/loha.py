@@ -25,6 +25,8 @@ class LohaUpdate(Update):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         parts.require(*_NAMES)
+        parts.require_axes(*_NAMES)
+        parts.require_axes("hada_t1", "hada_t2", counts=(4,))
         if "hada_t1" in parts or "hada_t2" in parts:
             parts.require("hada_t1", "hada_t2")
         self.tucker = "hada_t1" in parts
@@ -35,18 +37,24 @@ class LohaUpdate(Update):
                 parts.require_equal("rank", (t, 1), (b, 0))
             else:
                 parts.require_equal("rank", (a, 1), (b, 0))
-        for side in "ab":
-            axis = 1 if side == "b" or self.tucker else 0
-            parts.require_equal("size", (f"hada_w1_{side}", axis), (f"hada_w2_{side}", axis))
-        a, b = parts.shape("hada_w1_a"), parts.shape("hada_w1_b")
-        self.rank = b[0]
-        kernel = math.prod(parts.shape("hada_t1")[2:]) if self.tucker else 1
-        self.size = (a[1] if self.tucker else a[0], flat_size(b) * kernel)
+                parts.require_point(a)
+        self.rank = parts.shape("hada_w1_b")[0]
+        self.size = self._half("1")
+        if self.size != self._half("2"):
+            text = f"'{parts.module}' has halves of {self.size} and {self._half('2')}"
+            raise parts.error("size-mismatch", text, "hada_w2_a")
 
     @classmethod
     def claims(cls, parts: Parts) -> bool:
         """With any of the four factors."""
         return any(name in parts for name in _NAMES)
+
+    def _half(self, n: str) -> tuple[int, int]:
+        """(out, in) of one half, unfolded."""
+        a, b = self.parts.shape(f"hada_w{n}_a"), self.parts.shape(f"hada_w{n}_b")
+        if self.tucker:
+            return flat_size(a), flat_size(b) * math.prod(self.parts.shape(f"hada_t{n}")[2:])
+        return a[0], flat_size(b)
 
     def delta(self, base: Tensor | None = None) -> Delta:
         """Factors of rank r1 * r2, or dense where that is no saving."""

@@ -25,6 +25,9 @@ class LokrUpdate(Update):
         for half in ("lokr_w1", "lokr_w2"):
             if half not in parts:
                 parts.require(f"{half}_a", f"{half}_b")
+        parts.require_axes("lokr_w1", "lokr_w1_a", "lokr_w1_b", counts=(2,))
+        parts.require_axes("lokr_w2", "lokr_w2_a", "lokr_w2_b")
+        parts.require_axes("lokr_t2", counts=(4,))
         self.tucker = "lokr_t2" in parts and "lokr_w2" not in parts
         if "lokr_w1" not in parts:
             parts.require_equal("rank", ("lokr_w1_a", 1), ("lokr_w1_b", 0))
@@ -34,6 +37,7 @@ class LokrUpdate(Update):
             parts.require_equal("rank", ("lokr_t2", 1), ("lokr_w2_b", 0))
         elif "lokr_w2" not in parts:
             parts.require_equal("rank", ("lokr_w2_a", 1), ("lokr_w2_b", 0))
+            parts.require_point("lokr_w2_a")
         if "lokr_w2" not in parts:
             self.rank = parts.shape("lokr_w2_b")[0]
         self.size = self._size()
@@ -51,7 +55,7 @@ class LokrUpdate(Update):
             return o1 * whole[0], i1 * flat_size(whole)
         a, b = shape("lokr_w2_a"), shape("lokr_w2_b")
         if self.tucker:
-            return o1 * a[1], i1 * b[1] * math.prod(shape("lokr_t2")[2:])
+            return o1 * flat_size(a), i1 * flat_size(b) * math.prod(shape("lokr_t2")[2:])
         return o1 * a[0], i1 * flat_size(b)
 
     def delta(self, base: Tensor | None = None) -> Delta:

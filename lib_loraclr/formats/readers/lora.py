@@ -19,14 +19,17 @@ class LoraUpdate(Update):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         parts.require("lora_up", "lora_down")
+        parts.require_axes("lora_up", "lora_down")
+        parts.require_axes("lora_mid", counts=(4,))
         if "lora_mid" in parts:
             parts.require_equal("rank", ("lora_up", 1), ("lora_mid", 0))
             parts.require_equal("rank", ("lora_mid", 1), ("lora_down", 0))
         else:
             parts.require_equal("rank", ("lora_up", 1), ("lora_down", 0))
         up, down = parts.shape("lora_up"), parts.shape("lora_down")
-        if math.prod(up[2:]) != 1:
-            raise parts.error("bad-shape", f"'{parts.keys['lora_up']}' {list(up)} is not a 1x1 convolution", "lora_up")
+        parts.require_point("lora_up")
+        if "lora_mid" in parts:
+            parts.require_point("lora_down")
         self.kernel = parts.shape("lora_mid")[2:] if "lora_mid" in parts else down[2:]
         self.kind = "locon" if math.prod(self.kernel) > 1 else "lora"
         self.rank = down[0]

@@ -7,6 +7,8 @@ store R itself. `rescale` multiplies the rows afterwards.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,12 +25,19 @@ class OftUpdate(Update):
         super().__init__(parts)
         self.part = "oft_blocks" if "oft_blocks" in parts else "oft_diag"
         shape = parts.shape(self.part)
-        if len(shape) not in (3, 4) or shape[-1] != shape[-2]:
+        if len(shape) not in (3, 4) or shape[-1] != shape[-2] or 0 in shape:
             text = f"'{parts.keys[self.part]}' {list(shape)} is not a row of square blocks"
             raise parts.error("bad-shape", text, self.part)
         self.kind = "boft" if len(shape) == 4 else "oft"
         self.rank = shape[-1]
         self.size = (shape[-3] * shape[-1], None)
+        stages = shape[0] if len(shape) == 4 else 1
+        if self.kind == "boft" and (shape[-1] % 2 or self.size[0] % (2 ** (stages - 1) * shape[-1])):
+            text = f"'{parts.keys[self.part]}' {list(shape)} has more stages than its outputs allow"
+            raise parts.error("bad-shape", text, self.part)
+        if "rescale" in parts and math.prod(parts.shape("rescale")) != self.size[0]:
+            text = f"'{parts.keys['rescale']}' {list(parts.shape('rescale'))} does not fit {self.size[0]} outputs"
+            raise parts.error("bad-shape", text, "rescale")
 
     @classmethod
     def claims(cls, parts: Parts) -> bool:

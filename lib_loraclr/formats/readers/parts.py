@@ -16,6 +16,8 @@ from lib_loraclr.core.deltas import Delta, LayerShape
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 
+_EXTRAS = ("alpha", "scale", "dora_scale", "magnitude", "diff_b")
+
 
 class Source(Protocol):
     """Where tensors come from."""
@@ -96,13 +98,8 @@ class Parts:
         return self.read(part).flatten(1)
 
     def scalar(self, part: str) -> float | None:
-        """A part of one value."""
-        if part not in self.keys:
-            return None
-        values = self.read(part).flatten()
-        if values.numel() != 1:
-            raise self.error("bad-shape", f"'{self.keys[part]}' should be one number", part)
-        return float(values[0])
+        """A part of one number, None if it is not there."""
+        return float(self.read(part).flatten()[0]) if part in self.keys else None
 
     def scale(self, rank: int | None) -> float:
         """alpha / rank, 1 where the file has no alpha or the family no rank; a `scale` tensor wins, as in A1111."""
@@ -117,21 +114,34 @@ class Parts:
         """Raise InputError for the first part that is missing."""
         for part in parts:
             if part not in self.keys:
-                other = next(iter(self.keys))
+                other = min(self.keys, key=lambda name: (name in _EXTRAS, name))
                 raise self.error("incomplete-layer", f"'{self.module}' has '{other}' without '{part}'", other)
+
+    def require_numbers(self, *parts: str) -> None:
+        """Raise InputError for the first of these parts that is there and not one number."""
+        for part in parts:
+            if part in self.keys and math.prod(self.shape(part)) != 1:
+                text = f"'{self.keys[part]}' {list(self.shape(part))} should be one number"
+                raise self.error("bad-shape", text, part)
+
+    def require_axes(self, *parts: str, counts: tuple[int, ...] = (2, 4)) -> None:
+        """Raise InputError for the first of these parts that is there and empty or of another number of axes."""
+        for part in parts:
+            if part in self.keys and (len(self.shape(part)) not in counts or 0 in self.shape(part)):
+                kind = "matrix or convolution" if counts == (2, 4) else f"tensor of {counts[-1]} axes"
+                raise self.error("bad-shape", f"'{self.keys[part]}' {list(self.shape(part))} is not a {kind}", part)
+
+    def require_point(self, part: str) -> None:
+        """Raise InputError if a part is a convolution with a kernel larger than 1x1."""
+        if math.prod(self.shape(part)[2:]) != 1:
+            text = f"'{self.keys[part]}' {list(self.shape(part))} is not a 1x1 convolution"
+            raise self.error("bad-shape", text, part)
 
     def require_equal(self, what: str, first: tuple[str, int], second: tuple[str, int]) -> None:
         """Raise InputError unless two axes agree; an axis is (part, number)."""
-        sizes = [self._axis(*axis) for axis in (first, second)]
-        if sizes[0] != sizes[1]:
+        if self.shape(first[0])[first[1]] != self.shape(second[0])[second[1]]:
             shapes = " and ".join(f"'{self.keys[part]}' {list(self.shape(part))}" for part, _ in (first, second))
             raise self.error(f"{what}-mismatch", f"the {what}s of {shapes} do not match", second[0])
-
-    def _axis(self, part: str, axis: int) -> int:
-        shape = self.shape(part)
-        if len(shape) < 2:
-            raise self.error("bad-shape", f"'{self.keys[part]}' of shape {list(shape)} is not a matrix", part)
-        return shape[axis]
 
     def error(self, code: str, text: str, part: str) -> InputError:
         """An InputError about this file and the key of `part`."""
