@@ -149,7 +149,8 @@ def _vector_tensors(
 ) -> dict[str, Tensor]:
     """Norms as w_norm and b_norm (A1111 wants both), biases as diff_b beside their layer's tensors.
 
-    A bias alone gets a zero `diff`: A1111 refuses a whole file over a module without one.
+    A bias alone gets a zero `diff`: A1111 refuses a whole file over a module without one. Beside factors A1111 ignores
+    `diff_b`, Forge applies it.
     """
     result: dict[str, Tensor] = {}
     for name in sorted(vector_modules(vectors)):

@@ -216,9 +216,12 @@ def test_inspect_tells_what_is_wrong_instead_of_raising(tmp_path: Path) -> None:
 BASE = torch.ones(2, 2)
 USUAL: list[tuple[int, ...]] = [(), (1,), (2,), (2, 1), (1, 2), (2, 2), (2, 2, 1, 1), (1, 1, 1, 1), (1, 2, 2), (1, 1)]
 SHAPES = st.one_of(st.sampled_from(USUAL), st.lists(st.sampled_from([0, 1, 2, 3]), max_size=4).map(tuple))
-PARTS = """lora_up.weight lora_down.weight lora_mid.weight dora_scale alpha scale hada_w1_a hada_w1_b hada_w2_a
-    hada_w2_b hada_t1 hada_t2 lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2 oft_blocks oft_diag rescale
-    weight on_input a1.weight a2.weight b1.weight b2.weight diff diff_b w_norm b_norm lora_magnitude_vector"""
+PARTS = """
+    lora_up.weight lora_down.weight lora_mid.weight lora_magnitude_vector dora_scale alpha scale
+    hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2
+    lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2
+    oft_blocks oft_diag rescale weight on_input a1.weight a2.weight b1.weight b2.weight diff diff_b w_norm b_norm
+"""
 
 
 @settings(max_examples=300, deadline=None, database=None, derandomize=True)
