@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from safetensors import SafetensorError
 from torch import Tensor, uint8
 
 from lib_loraclr.capture.stored import FORMAT, MomentFile, StoredMoment
 from lib_loraclr.core.deltas import Delta, LowRank
+from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.core.moments import SecondMoment
 
 
@@ -56,15 +58,21 @@ class StatisticsCache:
         self, key: str, moments: Mapping[str, SecondMoment], about: Mapping[str, object]
     ) -> dict[str, StoredMoment]:
         """Write the moments of one key and return them as stored ones. `about` is for people who look into the file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         layers = hashlib.sha256("\n".join(sorted(moments)).encode()).hexdigest()[:12]
         path = self.folder / f"{key}-{layers}.safetensors"
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             MomentFile.write(unfinished, moments, {"about": json.dumps(about, sort_keys=True)})
             unfinished.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise LoraclrError(
+                "cache-not-writable", f"The captured statistics could not be written to {self.folder} ({error}).",
+                file=str(path),
+            ) from error  # fmt: skip
         finally:
-            unfinished.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
         stored = self._open(path).moments()
         self._evict()
         return stored

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lib_loraclr.capture.gather import Run, picture_size
 from lib_loraclr.capture.hooks import collect, inject, input_features, input_rows
 from lib_loraclr.capture.settings import CaptureSettings
+from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.hosts.ports import DiffusionHost, Progress, SampleRequest
@@ -101,7 +102,11 @@ class _PairTotals:
     def __call__(self, name: str, module: nn.Module, inputs: Tensor) -> None:
         """Add X_i^T X_j of this call."""
         if len(inputs) != self.count:
-            raise ValueError(f"{name}: a batch of {len(inputs)} where {self.count} concepts run side by side")
+            raise LoraclrError(
+                "split-batch",
+                f"Cross moments need all {self.count} concepts in one batch, but the host ran {len(inputs)} at a time.",
+                key=name,
+            )
         with exact_float32():
             rows = [input_rows(module, one).flatten(0, -2).float() for one in inputs.split(1)]
             weights = torch.ones(len(rows[0]), device=inputs.device)

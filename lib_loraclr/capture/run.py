@@ -130,7 +130,13 @@ class _Plan:
 
     def execute(self, progress: Progress | None) -> None:
         """Run everything that is queued; what is finished stays in the cache also when a later run is cancelled."""
-        if progress is not None:
+        if progress is not None and self._todo:
+            passes = max(len([1 for other, _ in self._todo if other is run]) for run, _ in self._todo)
+            if passes > 1:
+                size = sum(self._bytes.values()) >> 20
+                progress.message(
+                    f"{size} MiB of moments exceed the memory budget: every run is repeated {passes} times."
+                )
             progress.phase("capture", sum(self._steps(run) for run, _ in self._todo))
         for run, group in self._todo:
             if isinstance(run, Lockstep):

@@ -153,6 +153,8 @@ def test_groups_over_several_passes_give_the_same_numbers(
     grouped = capture(host, concepts, replace(SETTINGS, memory_budget_mib=6), progress=progress)
     again = capture(host, concepts, SETTINGS, progress=one)
     assert one.steps == one.announced
+    assert not one.messages
+    assert "memory budget" in progress.messages[0]
     assert progress.steps == progress.announced >= 2 * one.steps
     for name, expected in statistics.items():
         for a, b, c in zip(expected.concepts, grouped[name].concepts, again[name].concepts, strict=True):

@@ -118,6 +118,14 @@ def test_sdxl_sees_both_encoders_pooled_text_and_size(tiny_sdxl: Path) -> None:
         padded = torch.where(torch.arange(77) > 3, 0, ids)
         second = host.text.encoders[1](input_ids=padded, output_hidden_states=True)
     assert torch.allclose(conditioning.context, torch.cat([states[-2], second.hidden_states[-2]], -1), atol=1e-5)
+    penultimate: list[Tensor] = []
+    layers = host.text.encoders[1].text_model.encoder.layers
+    handle = layers[-2].register_forward_hook(
+        lambda _, x, out: penultimate.append(out if torch.is_tensor(out) else out[0])
+    )
+    host.encode(["a dog"])
+    handle.remove()
+    assert torch.equal(conditioning.context[..., 32:], penultimate[0])
     assert conditioning.pooled is not None
     assert torch.allclose(conditioning.pooled, second.text_embeds, atol=1e-5)
     seen: list[Tensor] = []
