@@ -18,7 +18,6 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -192,6 +191,8 @@ def resident_mib(field: str) -> float:
     """VmRSS or VmHWM of this process; the peak of the whole process where there is no /proc."""
     status = Path("/proc/self/status")
     if not status.exists():
+        import resource
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     line = next(line for line in status.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024

@@ -14,7 +14,7 @@ is never reached, because feature distances are in the hundreds (see docs).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,16 +34,17 @@ class Evaluation:
     gaps: Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
 class ContrastiveObjective:
-    """`grams[i]` C_i (in, in); `targets` M_i (N, q, in); `weights` w_i and `units` s_i^2 (N,); `penalty` E (in, in);
-    `pairs` (N, N) bool: which negatives count; `pull` the weight of one concept's hinges; `nearest`: only its nearest
-    negative, else the mean over all; `crossed[i][j]` M_i C_ij (q, in), given for paper negatives only. All float64 but
-    the Grams, which are the bulk and may stay in float32.
+    """`grams[i]` C_i (in, in); `targets` M_i (N, q, in); `own[i, j]` |M_j X_i|^2; `weights` w_i and `units` s_i^2 (N,);
+    `penalty` E (in, in); `pairs` (N, N) bool: which negatives count; `pull` the weight of one concept's hinges;
+    `nearest`: only its nearest negative, else the mean over all; `crossed[i][j]` M_i C_ij (q, in), given for paper
+    negatives only. All float64 but the Grams, which are the bulk and may stay in float32.
     """
 
     grams: Sequence[Tensor]
     targets: Tensor
+    own: Tensor
     weights: Tensor
     units: Tensor
     penalty: Tensor
@@ -53,11 +54,6 @@ class ContrastiveObjective:
     nearest: bool = True
     shrink: float = 0.0
     crossed: Sequence[Sequence[Tensor | None]] | None = None
-    own: Tensor = field(init=False)  # |M_j X_i|^2 (N, N) float64
-
-    def __post_init__(self) -> None:
-        rows = [(self.targets @ gram * self.targets).sum(dim=(1, 2)) for gram in self._exact_grams()]
-        self.own = torch.stack(rows)
 
     def evaluate(self, point: Tensor) -> Evaluation:
         """Value and the products that the gradient needs, at M (q, in); N products of (q, in) by (in, in)."""
@@ -136,14 +132,20 @@ class ContrastiveObjective:
         return squared
 
 
-def descend(
-    objective: ContrastiveObjective, start: Tensor, steps: int, tolerance: float = 1e-4
-) -> tuple[Tensor, list[float], Evaluation]:
-    """Majorise-minimise steps M - 1/2 gradient curvature^-1, halved until L falls; stops when a step gains little.
+@dataclass(frozen=True)
+class Descent:
+    """The last M (q, in), the history of L, strictly decreasing, and the evaluations at both ends."""
 
-    Returns the last M, the history of L (strictly decreasing) and the evaluation there.
-    """
-    point, at = start, objective.evaluate(start)
+    point: Tensor
+    history: list[float]
+    first: Evaluation
+    last: Evaluation
+
+
+def descend(objective: ContrastiveObjective, start: Tensor, steps: int, tolerance: float = 1e-4) -> Descent:
+    """Majorise-minimise steps M - 1/2 gradient curvature^-1, halved until L falls; stops when a step gains little."""
+    point = start
+    first = at = objective.evaluate(start)
     history = [at.value]
     for _ in range(steps):
         move = solve_spd(objective.curvature(point, at), objective.gradient(point, at)) / 2
@@ -158,4 +160,4 @@ def descend(
         history.append(at.value)
         if history[-2] - history[-1] < tolerance * history[-2]:
             break
-    return point, history, at
+    return Descent(point, history, first, at)

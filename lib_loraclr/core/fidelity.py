@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lib_loraclr.core.deltas import Delta, inner
-from lib_loraclr.core.fusion import grams
+from lib_loraclr.core.fusion import energy, grams
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.core.problem import LayerProblem
 
@@ -93,8 +93,7 @@ def fidelity(problem: LayerProblem, merged: Delta) -> list[ConceptFidelity] | No
     reference = sum(energies) / max(len(energies), 1)
     neutral = None
     if statistics.neutral is not None:
-        gram = next(grams([statistics.neutral], merged.device))
-        neutral = max(0.0, float(inner(merged.after(gram), merged)))
+        neutral = float(energy(merged, next(grams([statistics.neutral], merged.device))))
     return [
         ConceptFidelity(i, energy, tuple(row), energy * (row[i] <= min(row)), neutral, reference, held_out)
         for i, (row, energy) in enumerate(zip(table, energies, strict=True))
@@ -111,7 +110,7 @@ def kept_on(deltas: Sequence[Delta | None], merged: Delta, moments: Sequence[Sec
     """kept (N,) float64 on these moments; NaN where a LoRA does nothing."""
     kept: list[float] = []
     for delta, gram in zip(deltas, grams(moments, merged.device), strict=True):
-        own = 0.0 if delta is None else float(inner(delta.after(gram), delta))
+        own = float(energy(delta, gram))
         if delta is None or own <= 0:
             kept.append(float("nan"))
             continue
@@ -127,15 +126,13 @@ def _distances(
     """|(dW - dW_j) X_i|^2 per row, [i][j], and |dW_i X_i|^2, [i]."""
     rows: list[Tensor] = []
     energies: list[Tensor] = []
-    nothing = torch.zeros((), dtype=torch.float64, device=merged.device)
     for i, gram in enumerate(grams(moments, merged.device)):
         image = merged.after(gram)
-        own = [nothing if delta is None else inner(delta.after(gram), delta) for delta in deltas]
-        both = [nothing if delta is None else inner(image, delta) for delta in deltas]
+        own = [energy(delta, gram) for delta in deltas]
+        both = [gram.new_zeros(()) if delta is None else inner(image, delta) for delta in deltas]
         rows.append(inner(image, merged) - 2 * torch.stack(both) + torch.stack(own))
         energies.append(own[i])
-    table = torch.stack(rows).clamp(min=0).cpu().tolist()
-    return table, torch.stack(energies).clamp(min=0).cpu().tolist()
+    return torch.stack(rows).clamp(min=0).cpu().tolist(), torch.stack(energies).cpu().tolist()
 
 
 def _total(parts: Sequence[ConceptFidelity]) -> ConceptFidelity:

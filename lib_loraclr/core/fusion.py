@@ -30,13 +30,9 @@ def grams(moments: Sequence[SecondMoment], device: torch.device) -> Iterator[Ten
         yield moment.mean().to(device, torch.float64)
 
 
-def energies(deltas: Sequence[Delta | None], statistics: Statistics, device: torch.device) -> Tensor:
-    """|dW_i X_i|^2 per row: tr(dW_i C_i dW_i^T) (N,), float64 on the CPU; 0 where a LoRA leaves the layer alone."""
-    values = [
-        torch.zeros((), dtype=torch.float64) if delta is None else inner(delta.after(gram), delta).cpu()
-        for delta, gram in zip(deltas, grams(statistics.concepts, device), strict=True)
-    ]
-    return torch.stack(values).clamp(min=0)
+def energy(delta: Delta | None, gram: Tensor) -> Tensor:
+    """|dW X|^2 per row, tr(dW C dW^T), a float64 scalar; 0 for None, a LoRA that leaves the layer alone."""
+    return gram.new_zeros(()) if delta is None else inner(delta.after(gram), delta).clamp(min=0)
 
 
 def units(energies: Tensor) -> Tensor:
@@ -53,7 +49,8 @@ def concept_weights(span: Span, deltas: Sequence[Delta | None], statistics: Stat
     elif weighting == "rows":
         weights = torch.tensor([moment.rows for moment in statistics.concepts], dtype=torch.float64)
     else:
-        weights = 1.0 / units(energies(deltas, statistics, span.device))
+        pairs = zip(deltas, grams(statistics.concepts, span.device), strict=True)
+        weights = 1.0 / units(torch.stack([energy(delta, gram) for delta, gram in pairs])).cpu()
     total = weights.sum()
     return weights / total if float(total) > 0 else torch.full_like(weights, 1.0 / len(weights))
 

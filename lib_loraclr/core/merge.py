@@ -55,36 +55,34 @@ def merge_layers(
     device = "cpu" if torch.device(device).type == "mps" else device  # Apple's MPS has no float64
     complete = complete_options(chosen, options or {})
     ordered = sorted(problems, key=lambda problem: problem.name)
+    together = policy.kind in ("energy", "size")  # ranks are shared out among layers, once all are solved
+    fixed = int(policy.value) if policy.kind == "fixed" else None
+    solved: dict[str, LayerSolution] = {}
+    merged: dict[str, MergedLayer] = {}
+    spectra: dict[str, Tensor] = {}
     with exact_float32():
-        solved: dict[str, LayerSolution] = {}
-        spectra: dict[str, Tensor] = {}
-        for problem in ordered:
+        for problem in ordered:  # layers of equal shape could be one batch here; on a GPU that saves launches
+            name = problem.name
             if on_layer is not None:
-                on_layer(problem.name)
-            solution, energies = on_device(device, partial(_solve, problem, chosen, complete, seed, policy))
-            solved[problem.name] = solution
-            if energies is not None:
-                spectra[problem.name] = energies
-        costs = {problem.name: bytes_per_rank(problem.shape, bytes_per_value) for problem in ordered}
-        ranks = allocate(policy, spectra, costs) if spectra else {}
-        fixed = int(policy.value) if policy.kind == "fixed" else None
-        return {
-            problem.name: on_device(
-                device, partial(_finish, problem, solved[problem.name], ranks.get(problem.name, fixed))
-            )
-            for problem in ordered
-        }
+                on_layer(name)
+            solved[name] = on_device(device, partial(_solve, problem, chosen, complete, seed))
+            if together:
+                spectra[name] = on_device(device, partial(_energies, problem, solved[name]))
+            else:
+                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), fixed))
+        if together:
+            costs = {problem.name: bytes_per_rank(problem.shape, bytes_per_value) for problem in ordered}
+            ranks = allocate(policy, spectra, costs)
+            for problem in ordered:
+                name = problem.name
+                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), ranks[name]))
+    return merged
 
 
 def _solve(
-    problem: LayerProblem,
-    method: MergeMethod,
-    options: Mapping[str, Any],
-    seed: int,
-    policy: RankPolicy,
-    device: torch.device | str,
-) -> tuple[LayerSolution, Tensor | None]:
-    """The solution on the CPU and, where ranks are to be chosen, the energies of its components."""
+    problem: LayerProblem, method: MergeMethod, options: Mapping[str, Any], seed: int, device: torch.device | str
+) -> LayerSolution:
+    """The method's solution, or the fallback's where there are no statistics; float32 on the CPU."""
     fallback = get_method(FALLBACK) if method.needs_statistics and problem.statistics is None else None
     try:
         if fallback is not None:
@@ -95,10 +93,13 @@ def _solve(
     except ArithmeticError as error:
         sentence = f"Layer {problem.name} cannot be solved: {error}; the captured features are not usable."
         raise LoraclrError("unusable-statistics", sentence, key=problem.name) from error
-    energies = None
-    if policy.kind in ("energy", "size"):
-        energies = spectrum(solution.delta, activation_gram(problem.statistics, device))[0].cpu()
-    return replace(solution, delta=solution.delta.to("cpu", torch.float32)), energies
+    return replace(solution, delta=solution.delta.to("cpu", torch.float32))
+
+
+def _energies(problem: LayerProblem, solution: LayerSolution, device: torch.device | str) -> Tensor:
+    """What the components of the solution are worth to the layer's inputs, descending."""
+    delta = solution.delta.to(device, torch.float32)
+    return spectrum(delta, activation_gram(problem.statistics, device))[0].cpu()
 
 
 def _finish(

@@ -27,7 +27,7 @@ class RankPolicy:
 
     @classmethod
     def parse(cls, text: str | int) -> RankPolicy:
-        """ "exact", "16", "energy=0.95" or "size=20"; InputError "bad-rank" otherwise."""
+        """One of "exact", "16", "energy=0.95", "size=20"; InputError "bad-rank" otherwise."""
         name, _, number = str(text).strip().lower().partition("=")
         if name == "exact" and not number:
             return cls()
@@ -62,8 +62,7 @@ def allocate(
     `spectra[name]`: energies of its components, descending; `costs[name]`: bytes of one rank. For energy and size,
     components are taken by the share of their own layer's energy that a byte buys, the best first, so that the next
     rank goes where leaving it out would lose most; a layer counts as one whatever the scale of its features. ValueError
-    for other policies, which need no allocation.
-    Raises InputError "size-too-small" when not even rank 1 everywhere fits.
+    for other policies, which need no allocation; InputError "size-too-small" when rank 1 everywhere does not fit.
     """
     if policy.kind not in ("energy", "size"):
         raise ValueError(f"nothing to allocate for rank {policy}")

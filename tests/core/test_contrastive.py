@@ -91,9 +91,10 @@ def test_loss_never_rises_and_curvature_bounds_a_step(world, negatives, against,
     span, objective = objective_of(problem, margin=margin, negatives=negatives, against="all")
     point = span.coordinates(0)
     at = objective.evaluate(point)
-    _, history, _ = descend(objective, point, 1)
-    assert len(history) == 2
-    assert history[1] < at.value
+    found = descend(objective, point, 1)
+    assert found.first.value == at.value
+    assert found.history == [at.value, found.last.value]
+    assert found.last.value < at.value
 
 
 def test_hinges_are_active_at_the_default_margin(world):

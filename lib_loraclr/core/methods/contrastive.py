@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 from lib_loraclr.core.contrast import ContrastiveObjective, descend
 from lib_loraclr.core.deltas import zero
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.core.fusion import concept_weights, energies, regulariser, units, weighted_system
+from lib_loraclr.core.fusion import concept_weights, energy, grams, regulariser, units, weighted_system
 from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
 from lib_loraclr.core.methods.gradient_fusion import FUSION_OPTIONS, WEIGHTINGS, balanced_fusion, statistics_of
+from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.core.span import Span
 
 
@@ -40,19 +42,18 @@ class Contrastive(MergeMethod):
         """Closed form first, then descent; info has the loss history and the share of active hinges."""
         if all(delta is None for delta in problem.deltas):
             return LayerSolution(zero(problem.shape))
+        problem = _in_memory(problem)
         span, statistics = Span.of(problem), statistics_of(problem)
         weights = concept_weights(span, problem.deltas, statistics, options["weighting"])
         start, weights = balanced_fusion(span, problem, weights, options)
         objective = contrastive_objective(span, problem, weights, options)
-        point, history, at = descend(objective, start, options["steps"])
-        return LayerSolution(
-            span.delta(point),
-            {
-                "loss": history,
-                "active_hinges_at_start": objective.active_share(objective.evaluate(start)),
-                "active_hinges": objective.active_share(at),
-            },
-        )
+        found = descend(objective, start, options["steps"])
+        info = {
+            "loss": found.history,
+            "active_hinges_at_start": objective.active_share(found.first),
+            "active_hinges": objective.active_share(found.last),
+        }
+        return LayerSolution(span.delta(found.point), info)
 
 
 def contrastive_objective(
@@ -60,7 +61,9 @@ def contrastive_objective(
 ) -> ContrastiveObjective:
     """The objective of a layer, scaled so that a merge that does nothing costs 1 for the fit."""
     statistics, device = statistics_of(problem), span.device
-    squared = units(energies(problem.deltas, statistics, device))
+    walk = grams(statistics.concepts, device)
+    own = torch.stack([torch.stack([energy(delta, gram) for delta in problem.deltas]) for gram in walk])
+    squared = units(own.diagonal()).cpu()
     weights = weights / (weights * squared).sum()
     left, _ = weighted_system(span, statistics, weights)
     touched = torch.tensor([delta is not None for delta in problem.deltas])
@@ -70,6 +73,7 @@ def contrastive_objective(
     return ContrastiveObjective(
         grams=[moment.mean().to(device) for moment in statistics.concepts],
         targets=targets,
+        own=own,
         weights=weights.to(device),
         units=squared.to(device),
         penalty=regulariser(span, statistics, left, anchor, options["ridge"]),
@@ -80,6 +84,13 @@ def contrastive_objective(
         shrink=options["shrink"] / norm if norm > 0 else 0.0,
         crossed=_crossed(span, problem) if options["negatives"] == "paper" else None,
     )
+
+
+def _in_memory(problem: LayerProblem) -> LayerProblem:
+    """The layer with its moments read once: every step of the descent needs all of them."""
+    statistics = statistics_of(problem)
+    moments = [SecondMoment(moment.total, moment.rows) for moment in statistics.concepts]
+    return replace(problem, statistics=replace(statistics, concepts=moments))
 
 
 def _crossed(span: Span, problem: LayerProblem) -> list[list[Tensor | None]]:

@@ -31,7 +31,7 @@ class Knots(MergeMethod):
         parts = [span.coordinates(index) for index, delta in enumerate(problem.deltas) if delta is not None]
         if not parts:
             return LayerSolution(span.delta(span.zeros()))
-        spread = sum((part @ part.T for part in parts), span.zeros()[:, :1] @ span.zeros()[:, :1].T)
+        spread = torch.stack([part @ part.T for part in parts]).sum(dim=0)
         rotation = torch.linalg.eigh(spread).eigenvectors
         merged = ties_merge([rotation.T @ part for part in parts], options["density"])
         return LayerSolution(span.delta(rotation @ (merged * options["scale"])))

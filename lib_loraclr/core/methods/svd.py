@@ -20,7 +20,7 @@ class Svd(MergeMethod):
     options: tuple[Option, ...] = (Option("rank", 0, "Rank to keep; 0 takes the largest rank among the LoRAs.", low=0),)
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
-        """Truncated sum; the norm that was cut off is reported relative to the sum's."""
+        """The truncated sum, factored."""
         present = [delta for delta in problem.deltas if delta is not None]
         if not present:
             return LayerSolution(zero(problem.shape))
