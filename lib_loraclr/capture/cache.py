@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from safetensors import SafetensorError
 from torch import Tensor, uint8
 
 from lib_loraclr.capture.stored import FORMAT, MomentFile, StoredMoment
 from lib_loraclr.core.deltas import Delta, LowRank
-from lib_loraclr.core.errors import LoraclrError
+from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.moments import SecondMoment
 
 
@@ -50,29 +49,23 @@ class StatisticsCache:
         """Every stored moment of this key by layer name; empty where there is none."""
         found: dict[str, StoredMoment] = {}
         for path in sorted(self.folder.glob(f"{key}-*.safetensors")):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, InputError):
                 found |= self._open(path).moments()
         return found
 
-    def store(
-        self, key: str, moments: Mapping[str, SecondMoment], about: Mapping[str, object]
-    ) -> dict[str, StoredMoment]:
-        """Write the moments of one key and return them as stored ones. `about` is for people who look into the file."""
-        layers = hashlib.sha256("\n".join(sorted(moments)).encode()).hexdigest()[:12]
-        path = self.folder / f"{key}-{layers}.safetensors"
-        unfinished = path.with_suffix(f".{os.getpid()}.part")
+    def store(self, key: str, moments: dict[str, SecondMoment], about: Mapping[str, object]) -> dict[str, StoredMoment]:
+        """Write the moments of one key, which empties `moments`, and return them as stored ones.
+
+        `about` is for people who look into the file. Raises InputError where the folder cannot be written or is full.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            MomentFile.write(unfinished, moments, {"about": json.dumps(about, sort_keys=True)})
-            unfinished.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise LoraclrError(
-                "cache-not-writable", f"The captured statistics could not be written to {self.folder} ({error}).",
-                file=str(path),
-            ) from error  # fmt: skip
-        finally:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            message = f"The folder {self.folder} for captured statistics cannot be made: {error.strerror or error}."
+            raise InputError("folder-missing", message, file=str(self.folder)) from error
+        layers = hashlib.sha256("\n".join(sorted(moments)).encode()).hexdigest()[:12]
+        path = self.folder / f"{key}-{layers}.safetensors"
+        MomentFile.write(path, moments, {"about": json.dumps(about, sort_keys=True)})
         stored = self._open(path).moments()
         self._evict()
         return stored

@@ -8,6 +8,7 @@ the cache.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -30,7 +31,7 @@ OTHERS = ("a dog", "a woman", "a man", "a car", "a house", "a chair")
 def phrase(trigger: str, class_word: str) -> str:
     """How a prompt calls the concept: its trigger, followed by its class word unless the trigger contains it."""
     trigger, class_word = trigger.strip(), class_word.strip()
-    if class_word and class_word.lower() not in trigger.lower():
+    if class_word and not re.search(rf"\b{re.escape(class_word)}\b", trigger, re.IGNORECASE):
         return f"{trigger} {class_word}" if trigger else with_article(class_word)
     return trigger or "a subject"
 

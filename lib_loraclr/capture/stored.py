@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lib_loraclr.core.moments import SecondMoment
+from lib_loraclr.formats.safetensors_io import SafetensorsFile, atomic_path, write_safetensors
 
 FORMAT = "loraclr-moments-1"
 
@@ -46,45 +44,52 @@ class StoredMoment(SecondMoment):
 
 
 class MomentFile:
-    """One file of moments by layer name. The file stays open, so that a cleaned cache cannot pull it away."""
+    """One file of moments by layer name. It stays open (without a memory map, which would count as used memory), so
+    that a cleaned cache cannot pull it away.
+    """
 
     def __init__(self, path: Path, keeper: object = None) -> None:
-        """Raises OSError or ValueError where the file is not a complete file of moments; `keeper` lives as long."""
+        """Raises InputError, OSError or ValueError where the file is not one of moments; `keeper` lives as long."""
+        file = SafetensorsFile.open(path)
+        if file.metadata.get("format") != FORMAT:
+            raise ValueError(f"{path.name} is not a file of moments")
         self.path = path
-        try:
-            self._file: Any = safe_open(path, framework="pt")
-            about: dict[str, str] = self._file.metadata() or {}
-            if about.get("format") != FORMAT:
-                raise ValueError(f"{path.name} is not a file of moments")
-            self.rows: dict[str, float] = json.loads(about["rows"])
-            self.sizes: dict[str, int] = json.loads(about["sizes"])
-            shapes = {name: self._file.get_slice(name).get_shape() for name in self._file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(str(error)) from error
-        self._keeper = keeper  # set after the file, so that it goes after the file is closed
-        if {name: _stored_shape(name, size) for name, size in self.sizes.items()} != shapes:
+        self.rows: dict[str, float] = json.loads(file.metadata["rows"])
+        self.sizes: dict[str, int] = json.loads(file.metadata["sizes"])
+        if {name: _stored_shape(name, n) for name, n in self.sizes.items()} != {
+            n: t.shape for n, t in file.tensors.items()
+        }:
             raise ValueError(f"{path.name} does not hold what its manifest says")
+        self._ranges = {name: (info.begin, info.end) for name, info in file.tensors.items()}
+        self._stream = path.open("rb")
+        self._keeper = keeper  # set after the stream, so that a temporary folder goes after the file is closed
 
     def read(self, name: str) -> Tensor:
-        """The full matrix (in, in), owning its memory (the file's own tensors are views of a shared mapping)."""
-        stored: Tensor = self._file.get_tensor(name)
-        return unpack(stored, self.sizes[name]) if stored.ndim == 1 else stored.clone()
+        """The full matrix (in, in), float32 on the CPU."""
+        begin, end = self._ranges[name]
+        data = bytearray(end - begin)
+        self._stream.seek(begin)
+        self._stream.readinto(data)
+        stored, size = torch.frombuffer(data, dtype=torch.float32), self.sizes[name]
+        return unpack(stored, size) if _symmetric(name) else stored.view(size, size)
 
     def moments(self) -> dict[str, StoredMoment]:
         """Every moment of the file."""
         return {name: StoredMoment([(self, name)]) for name in self.sizes}
 
     @staticmethod
-    def write(path: Path, moments: Mapping[str, SecondMoment], about: Mapping[str, str]) -> None:
-        """Write moments with a manifest; the caller renames the file into place."""
-        manifest = {
-            **about,
-            "format": FORMAT,
-            "rows": json.dumps({name: moment.rows for name, moment in moments.items()}),
-            "sizes": json.dumps({name: len(moment.total) for name, moment in moments.items()}),
-        }
-        totals = {name: moment.total.float().cpu() for name, moment in moments.items()}
-        save_file({name: pack(total) if _symmetric(name) else total for name, total in totals.items()}, path, manifest)
+    def write(path: Path, moments: dict[str, SecondMoment], about: Mapping[str, str]) -> None:
+        """Write moments with a manifest, atomically. `moments` is emptied on the way: nothing is held twice."""
+        rows = {name: moment.rows for name, moment in moments.items()}
+        sizes = {name: len(moment.total) for name, moment in moments.items()}
+        manifest = {**about, "format": FORMAT, "rows": json.dumps(rows), "sizes": json.dumps(sizes)}
+        tensors: dict[str, Tensor] = {}
+        while moments:
+            name, moment = moments.popitem()
+            total = moment.total.float().cpu()
+            tensors[name] = pack(total) if _symmetric(name) else total
+        with atomic_path(path, overwrite=True) as unfinished:
+            write_safetensors(unfinished, tensors, manifest)
 
 
 def _symmetric(name: str) -> bool:
@@ -93,8 +98,8 @@ def _symmetric(name: str) -> bool:
     return pair[0] == pair[-1]
 
 
-def _stored_shape(name: str, size: int) -> list[int]:
-    return [size * (size + 1) // 2] if _symmetric(name) else [size, size]
+def _stored_shape(name: str, size: int) -> tuple[int, ...]:
+    return (size * (size + 1) // 2,) if _symmetric(name) else (size, size)
 
 
 def pack(full: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from lib_loraclr.capture import CaptureConcept, CaptureSettings, StatisticsCache
 from lib_loraclr.capture.cache import digest_deltas
 from lib_loraclr.capture.stored import StoredMoment, pack, unpack
 from lib_loraclr.core.deltas import Dense, LowRank
-from lib_loraclr.core.errors import LoraclrError
+from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.hosts.standalone import StandaloneHost
 
@@ -179,9 +179,9 @@ def test_open_entries_survive_a_cleaned_folder(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(LoraclrError, match="could not be written") as caught:
+    with pytest.raises(InputError, match="cannot be made") as caught:
         StatisticsCache(tmp_path / "file").store("k", {"a": moment(4.0)}, {})
-    assert caught.value.code == "cache-not-writable"
+    assert caught.value.code == "folder-missing"
 
 
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

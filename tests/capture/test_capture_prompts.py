@@ -22,6 +22,7 @@ def test_held_out_prompts_are_never_captured() -> None:
     [
         ("ann4", "woman", "ann4 woman"),
         ("ann4 Woman", "woman", "ann4 Woman"),
+        ("an old woman", "man", "an old woman man"),
         ("", "elf", "an elf"),
         ("", "dog", "a dog"),
         (" sketchy ", "", "sketchy"),

@@ -241,7 +241,7 @@ def test_cancel_leaves_no_hook_and_keeps_what_is_finished(
     rest = counting()
     found = capture(host, concepts, SETTINGS, cache=cache, progress=rest)
     assert 0 < rest.steps < all_.steps
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*"))
     assert torch.equal(found[QUERY].concepts[0].total, plain[QUERY].concepts[0].total)
 
 
