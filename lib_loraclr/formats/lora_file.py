@@ -35,6 +35,11 @@ class LayerUpdate(Protocol):
         ...
 
     @property
+    def kernel(self) -> tuple[int, ...]:
+        """(kh, kw) of a convolution where the file shows it, else empty."""
+        ...
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """Tensor keys in the file, for error messages."""
         ...

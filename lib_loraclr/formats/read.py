@@ -88,6 +88,7 @@ class _Assembly:
         self.path, self.content = path, content
         self.warnings: list[FileWarning] = []
         self.unknown: list[str] = []
+        self.model_is_known, self.recognised = known is not None, False
         modules = self._modules()
         stated = family_of_metadata(content.metadata)
         self.keymap = KeyMap.from_layers(known) if known is not None else KeyMap.guess(modules, stated)
@@ -143,6 +144,7 @@ class _Assembly:
         }
         name = self.keymap.canonical(module) if update or vectors else None
         if name is None:
+            self.recognised |= update is not None
             self.unknown.extend(keys.values())
             return
         if update:
@@ -179,6 +181,9 @@ class _Assembly:
         if any(key.startswith(("model.diffusion_model.", "cond_stage_model.", "first_stage_model.")) for key in keys):
             return InputError("not-a-lora", f"{self.path.name} is a checkpoint, not a LoRA.", file=file)
         key = self.unknown[0] if self.unknown else None
+        if self.model_is_known and self.recognised:
+            message = f"{self.path.name} is a LoRA for another model: the checkpoint has none of its layers."
+            return InputError("no-layer-fits", message, file=file, key=key)
         message = f"{self.path.name} has no LoRA layer that is known here (for example '{key}')."
         return InputError("no-layers", message, file=file, key=key)
 

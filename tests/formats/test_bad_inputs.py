@@ -168,6 +168,14 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_lora(tmp_path / "empty.pth")
 
 
+def test_another_models_lora(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file(good(), path)
+    with pytest.raises(InputError, match="the checkpoint has none of its layers") as caught:
+        read_lora(path, layers=["unet.mid_block.attentions.0.proj_in"])
+    assert (caught.value.code, caught.value.key) == ("no-layer-fits", f"{Q}.alpha")
+
+
 def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(good(), path)

@@ -80,9 +80,9 @@ def test_every_layer_survives_every_style(family: str) -> None:
             styles += [f"lora_unet.{path}", path, f"model.diffusion_model.{ldm}", f"lycoris_unet_{flat}"]
         elif name.startswith("text_encoder."):
             styles += [f"lora_te1_{flat}", f"lora_te_{flat}", f"text_encoder.{path.removeprefix('text_model.')}"]
-            styles += [f"lycoris_{flat}", f"clip_l.{path}", f"lora_te1.{path}"]
+            styles += [f"lycoris_{flat}", f"clip_l.{path}", f"lora_te1.{path}", f"lycoris_text_encoder_{flat}"]
         else:
-            styles += [f"clip_g.transformer.{path}"]
+            styles += [f"clip_g.transformer.{path}", f"lycoris_text_encoder_2_{flat}"]
         for style in styles:
             assert keymap.canonical(style) == name, style
             assert exact.canonical(style) == name, style
@@ -163,3 +163,11 @@ def test_names_of_other_models_are_refused() -> None:
 def test_a_model_of_unknown_kind_matches_by_its_own_names() -> None:
     keymap = KeyMap.from_layers(["transformer.blocks.0.qkv"])
     assert keymap.canonical("transformer_blocks_0_qkv") == "transformer.blocks.0.qkv"
+
+
+def test_text_layers_keep_the_name_that_the_model_gives_them() -> None:
+    """transformers 5 has no `text_model` in a plain CLIPTextModel; files always do."""
+    name = "text_encoder.encoder.layers.0.mlp.fc1"
+    keymap = KeyMap.from_layers([name])
+    assert keymap.canonical("lora_te_text_model_encoder_layers_0_mlp_fc1") == name
+    assert keymap.kohya(name, sdxl=False, ldm=False) == "lora_te_text_model_encoder_layers_0_mlp_fc1"

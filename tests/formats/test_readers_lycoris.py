@@ -119,6 +119,7 @@ def tensors_of(module: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_delta_is_what_lycoris_adds(case: str, tmp_path: Path) -> None:
+    where = CASES[case][1]
     original, module = randomised(case)
     key = CONV_KEY if "conv" in case or "tucker" in case else LINEAR_KEY
     tensors = {f"{key}.{name}": tensor.clone().contiguous() for name, tensor in tensors_of(module).items()}
@@ -128,6 +129,9 @@ def test_delta_is_what_lycoris_adds(case: str, tmp_path: Path) -> None:
     (update,) = file.layers.values()
     base = original.weight.data
     delta = update.delta(base).dense()
+    assert update.kernel in ((), (3, 3), (1, 1))
+    if where == "conv3" and update.kind in ("locon", "full", "glora"):
+        assert update.kernel == (3, 3)
     assert update.size in ((64, base[0].numel()), (32, 32), (base.shape[0], None), (None, None))
     if not update.needs_base:
         assert torch.equal(update.delta().dense(), delta)

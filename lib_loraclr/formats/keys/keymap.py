@@ -21,7 +21,6 @@ _WRAPPERS = re.compile(r"^(?:base_model_model_|_orig_mod_|module_)+")
 _PREFIXES: tuple[tuple[str, str], ...] = (
     ("lora_unet_", UNET),
     ("oft_unet_", UNET),
-    ("lycoris_unet_", UNET),
     ("model_diffusion_model_", UNET),
     ("diffusion_model_", UNET),
     ("unet_", UNET),
@@ -50,12 +49,12 @@ _UNET_START = re.compile(r"(?:down_blocks|up_blocks|mid_block|conv_|time_embeddi
 
 def split_component(module_key: str) -> tuple[str, str]:
     """(component or "", flat name) of a module key of any style."""
-    flat = _WRAPPERS.sub("", flatten(module_key))
-    component = ""
-    for prefix, known in _PREFIXES:
-        if flat.startswith(prefix):
-            component, flat = known, _WRAPPERS.sub("", flat[len(prefix) :])
+    flat, component = _WRAPPERS.sub("", flatten(module_key)), ""
+    while not component:  # lycoris_ says nothing about the component, but another prefix may follow
+        prefix, component = next(((p, known) for p, known in _PREFIXES if flat.startswith(p)), ("", ""))
+        if not prefix:
             break
+        flat = _WRAPPERS.sub("", flat[len(prefix) :])
     flat = _BARE_TO_OUT.sub("to_out_0", _PROCESSOR.sub(r"\1_", flat))
     if component != UNET:
         flat = _with_text_model(flat)

@@ -50,6 +50,11 @@ class DoraUpdate:
         return self.inner.size
 
     @property
+    def kernel(self) -> tuple[int, ...]:
+        """(kh, kw) where the file shows it."""
+        return self.inner.kernel
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """Keys in the file."""
         return self.inner.keys

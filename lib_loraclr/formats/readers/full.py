@@ -17,7 +17,7 @@ class FullUpdate(Update):
         super().__init__(parts)
         parts.require_axes("diff")
         shape = parts.shape("diff")
-        self.size = (shape[0], flat_size(shape))
+        self.size, self.kernel = (shape[0], flat_size(shape)), shape[2:]
 
     @classmethod
     def claims(cls, parts: Parts) -> bool:

@@ -34,7 +34,7 @@ class GloraUpdate(Update):
         channels = (f"a{self.left}", 0), (f"a{self.right}", 1)
         for channel in channels:
             parts.require_equal("size", channel, (f"b{self.right}", 1))
-        self.rank = down[0]
+        self.rank, self.kernel = down[0], down[2:]
         self.size = (parts.shape(f"b{self.left}")[0], flat_size(down))
 
     @classmethod

@@ -39,7 +39,7 @@ class LohaUpdate(Update):
                 parts.require_equal("rank", (a, 1), (b, 0))
                 parts.require_point(a)
         self.rank = parts.shape("hada_w1_b")[0]
-        self.size = self._half("1")
+        self.size, self.kernel = self._half("1"), parts.shape("hada_t1")[2:] if self.tucker else ()
         if self.size != self._half("2"):
             text = f"'{parts.module}' has halves of {self.size} and {self._half('2')}"
             raise parts.error("size-mismatch", text, "hada_w2_a")

@@ -41,6 +41,8 @@ class LokrUpdate(Update):
         if "lokr_w2" not in parts:
             self.rank = parts.shape("lokr_w2_b")[0]
         self.size = self._size()
+        spatial = "lokr_t2" if self.tucker else "lokr_w2" if "lokr_w2" in parts else "lokr_w2_b"
+        self.kernel = parts.shape(spatial)[2:]
 
     @classmethod
     def claims(cls, parts: Parts) -> bool:

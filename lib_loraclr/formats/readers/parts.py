@@ -150,12 +150,17 @@ class Parts:
 
 
 class Update(ABC):
-    """One layer of a LoRA file. `size` is (out, in) of the unfolded dW, None where the file does not tell."""
+    """One layer of a LoRA file.
+
+    `size` is (out, in) of the unfolded dW, None where the file does not tell; `kernel` is (kh, kw) where the file shows
+    it, else empty.
+    """
 
     kind: str
     needs_base: bool = False
     rank: int | None = None
     size: tuple[int | None, int | None] = (None, None)
+    kernel: tuple[int, ...] = ()
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
