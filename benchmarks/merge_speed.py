@@ -198,11 +198,18 @@ def resident_mib(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+def warm_up() -> None:
+    """Loads what torch loads on first use (LAPACK, autograd's threads, all of torch._dynamo for an optimiser)."""
+    torch.linalg.cholesky(torch.eye(2, dtype=torch.float64))
+    small = torch.ones(2, 3, 4)
+    adamw_50(small, small)
+    lbfgs_50(small, small)
+
+
 def measure(layer: Layer, count: int, method: str, threads: int) -> dict[str, Any]:
     """One row of the result; runs in its own process."""
     torch.set_num_threads(threads)
-    torch.linalg.cholesky(torch.eye(2, dtype=torch.float64))  # loads LAPACK before anything is measured
-    torch.ones(64, 64).requires_grad_().square().sum().backward()  # and starts autograd's threads
+    warm_up()
     before = resident_mib("VmRSS")
     extra = {}
     if method in ("adamw-50", "lbfgs-50"):
@@ -237,7 +244,7 @@ def run(layers: Sequence[Layer], counts: Sequence[int], threads: int) -> list[di
     posix = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if posix else "spawn")
     if posix:
-        context.set_forkserver_preload(["torch", "lib_loraclr.core.merge"])
+        context.set_forkserver_preload(["torch._dynamo", "lib_loraclr.core.merge"])
     results: list[dict[str, Any]] = []
     for layer in layers:
         for count in counts:
