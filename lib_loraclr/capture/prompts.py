@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import NamedTuple
 
 SAMPLE_TEMPLATES = (
     "a photo of {c}", "{c} in a forest", "a photo of {c} next to {other}", "a painting of {c}",
@@ -23,6 +24,14 @@ TEXT_TEMPLATES = (
 HELD_OUT_TEMPLATES = (
     "a picture of {c} under the sea", "{c} standing in a meadow", "a sketch of {c} in a room", "{c} with {other}",
 )  # fmt: skip
+STYLE_SAMPLE_TEMPLATES = (
+    "a photo of {other} in {c}", "{other} in a forest, {c}", "a picture of {other} in a city in {c}",
+    "{c}, {other} at the beach", "a close-up photo of {other} in {c}", "{other} on a stage in {c}",
+)  # fmt: skip
+STYLE_TEXT_TEMPLATES = (*STYLE_SAMPLE_TEMPLATES, "{c}", "a forest in {c}", "{other} in the snow in {c}")
+STYLE_HELD_OUT_TEMPLATES = ("a picture of {other} under the sea in {c}", "{other} standing in a meadow, {c}")
+EVERYTHING = ("a photo of {other}", "{other} in a forest", "a picture of {other} in a city", "{other} at the beach")
+EVERYTHING_HELD_OUT = ("a picture of {other} under the sea", "{other} standing in a meadow")
 CLASS_TEMPLATES = ("a photo of {c}", "{c} in a forest", "a painting of {c}", "{c}", "a picture of {c} in a city")
 SCENES = ("", "a photo of a dog", "a forest", "a woman in a city", "the beach", "a room with a table", "a man")
 OTHERS = ("a dog", "a woman", "a man", "a car", "a house", "a chair")
@@ -33,7 +42,24 @@ def phrase(trigger: str, class_word: str) -> str:
     trigger, class_word = trigger.strip(), class_word.strip()
     if class_word and not re.search(rf"\b{re.escape(class_word)}\b", trigger, re.IGNORECASE):
         return f"{trigger} {class_word}" if trigger else with_article(class_word)
-    return trigger or "a subject"
+    return trigger
+
+
+class Templates(NamedTuple):
+    """Which templates a concept is captured with."""
+
+    text: tuple[str, ...]
+    sample: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def templates_for(concept: str, subject: Templates) -> Templates:
+    """`subject` for a thing; a style is drawn on other things; a LoRA that no word calls acts on everything."""
+    if not concept:
+        return Templates(EVERYTHING, EVERYTHING, EVERYTHING_HELD_OUT)
+    if concept.lower().endswith("style"):
+        return Templates(STYLE_TEXT_TEMPLATES, STYLE_SAMPLE_TEMPLATES, STYLE_HELD_OUT_TEMPLATES)
+    return subject
 
 
 def with_article(noun: str) -> str:

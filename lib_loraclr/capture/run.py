@@ -211,7 +211,7 @@ def _concept_runs(
     concept: CaptureConcept, deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
 ) -> list[Run]:
     called = prompts.phrase(concept.trigger, concept.class_word)
-    many, few = settings.text_templates, settings.sample_templates
+    many, few, _ = prompts.templates_for(called, settings.templates)
     runs = [Run(prompts.filled(many, called, number * (len(many) + 1), len(many)), (), deltas)]
     if settings.preset == "full":
         drawn = prompts.filled(few, called, number * settings.prompts, settings.prompts)
@@ -221,7 +221,7 @@ def _concept_runs(
 
 def _held_out_runs(concept: CaptureConcept, deltas: Mapping[str, Delta], settings: CaptureSettings) -> list[Run]:
     called = prompts.phrase(concept.trigger, concept.class_word)
-    templates, count = settings.held_out_templates, settings.held_out_prompts
+    templates, count = prompts.templates_for(called, settings.templates).held_out, settings.held_out_prompts
     runs = [Run(prompts.filled(templates, called, 0, len(templates)), (), deltas)]
     if settings.preset == "full" and count:
         runs.append(Run(prompts.filled(templates, called, 0, count), _seeds(settings, 1, 0, count), deltas))
@@ -231,7 +231,8 @@ def _held_out_runs(concept: CaptureConcept, deltas: Mapping[str, Delta], setting
 def _neutral_runs(
     concepts: Sequence[CaptureConcept], deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
 ) -> list[Run]:
-    texts = prompts.neutral([concept.class_word for concept in concepts], settings.scenes)
+    words = [concept.class_word for concept in concepts if not concept.class_word.lower().endswith("style")]
+    texts = prompts.neutral(words, settings.scenes)
     runs, count = [Run(texts, (), deltas)] if texts else [], settings.neutral_prompts
     if texts and settings.preset == "full" and count:
         drawn = prompts.in_turn(texts, number * count, count)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lib_loraclr.capture.prompts import HELD_OUT_TEMPLATES, SAMPLE_TEMPLATES, SCENES, TEXT_TEMPLATES
+from lib_loraclr.capture.prompts import HELD_OUT_TEMPLATES, SAMPLE_TEMPLATES, SCENES, TEXT_TEMPLATES, Templates
 from lib_loraclr.core.errors import InputError
 
 PRESETS = ("text", "full")
 RANGES = (
-    ("steps", 1, 1000), ("prompts", 1, 64), ("batch", 1, 64), ("neutral_prompts", 0, 64), ("held_out_prompts", 0, 64),
+    ("steps", 1, 1000), ("prompts", 1, 1000), ("batch", 1, 1000), ("neutral_prompts", 0, 1000),
+    ("held_out_prompts", 0, 1000),
     ("cfg_scale", 1.0, 30.0), ("padding_weight", 0.0, 1.0), ("max_features", 1, 65536), ("memory_budget_mib", 1, 2**20),
 )  # fmt: skip
 
@@ -49,6 +50,11 @@ class CaptureSettings:
     sample_templates: tuple[str, ...] = SAMPLE_TEMPLATES
     held_out_templates: tuple[str, ...] = HELD_OUT_TEMPLATES
     scenes: tuple[str, ...] = SCENES
+
+    @property
+    def templates(self) -> Templates:
+        """The templates of a concept that is a thing; styles have their own (`prompts.templates_for`)."""
+        return Templates(self.text_templates, self.sample_templates, self.held_out_templates)
 
     def __post_init__(self) -> None:
         """Raises InputError "bad-option" with the option's name as key."""

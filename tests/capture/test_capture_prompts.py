@@ -26,11 +26,24 @@ def test_held_out_prompts_are_never_captured() -> None:
         ("", "elf", "an elf"),
         ("", "dog", "a dog"),
         (" sketchy ", "", "sketchy"),
-        ("", "", "a subject"),
+        ("warhol", "style", "warhol style"),
+        ("", "", ""),
     ],
 )
 def test_phrase(trigger: str, class_word: str, expected: str) -> None:
     assert prompts.phrase(trigger, class_word) == expected
+
+
+def test_styles_are_drawn_on_other_things() -> None:
+    subject = CaptureSettings().templates
+    assert prompts.templates_for("otto man", subject) is subject
+    style = prompts.templates_for("warhol style", subject)
+    assert all("{c}" in t for t in (*style.text, *style.sample, *style.held_out))
+    assert sum("{other}" in t for t in style.sample) == len(style.sample)
+    uncalled = prompts.templates_for("", subject)
+    assert not any("{c}" in t for t in (*uncalled.text, *uncalled.sample, *uncalled.held_out))
+    for templates in (style, uncalled):
+        assert not {*templates.text, *templates.sample} & set(templates.held_out)
 
 
 def test_neutral_prompts_alternate_scenes_and_class_words() -> None:
