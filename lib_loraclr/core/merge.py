@@ -44,12 +44,14 @@ def merge_layers(
     seed: int = 0,
     bytes_per_value: int = 2,
     on_layer: Callable[[str], None] | None = None,
+    measure: bool = True,
 ) -> dict[str, MergedLayer]:
     """Merge every layer and cut it to its rank; layers by name, sorted, the same bits whatever the order given.
 
     Layers without statistics are averaged when the method needs some (info says so). `bytes_per_value` is that of the
     file, for `size=`. `on_layer(name)` is called before each layer; whatever it raises ends the merge and passes
-    through. A layer that does not fit on the device is done on the CPU. Raises InputError for a wrong method or option.
+    through. Without `measure` no fidelity is computed, which is half the work of a closed form. A layer that does not
+    fit on the device is done on the CPU. Raises InputError for a wrong method, option or size.
     """
     chosen, policy = get_method(method), rank or RankPolicy()
     device = "cpu" if torch.device(device).type == "mps" else device  # Apple's MPS has no float64
@@ -69,13 +71,13 @@ def merge_layers(
             if together:
                 spectra[name] = on_device(device, partial(_energies, problem, solved[name]))
             else:
-                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), fixed))
+                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), fixed, measure))
         if together:
             costs = {problem.name: bytes_per_rank(problem.shape, bytes_per_value) for problem in ordered}
             ranks = allocate(policy, spectra, costs)
             for problem in ordered:
                 name = problem.name
-                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), ranks[name]))
+                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), ranks[name], measure))
     return merged
 
 
@@ -103,7 +105,7 @@ def _energies(problem: LayerProblem, solution: LayerSolution, device: torch.devi
 
 
 def _finish(
-    problem: LayerProblem, solution: LayerSolution, rank: int | None, device: torch.device | str
+    problem: LayerProblem, solution: LayerSolution, rank: int | None, measure: bool, device: torch.device | str
 ) -> MergedLayer:
     """Truncated where a rank below the solution's own is set, measured on the layer's statistics."""
     delta = solution.delta.to(device, torch.float32)
@@ -111,7 +113,7 @@ def _finish(
         delta = truncate(delta, rank, activation_gram(problem.statistics, device))
     elif isinstance(delta, LowRank):
         delta = balanced(delta)
-    measured = fidelity(_placed(problem, device), delta)
+    measured = fidelity(_placed(problem, device), delta) if measure else None
     return MergedLayer(delta.to("cpu", torch.float32), solution.info, measured)
 
 

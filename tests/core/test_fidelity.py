@@ -98,6 +98,14 @@ def test_training_rows_where_nothing_is_held_out(world):
     assert kept_on(problem.deltas, problem.deltas[0], problem.statistics.concepts)[0] == pytest.approx(1.0, abs=1e-9)
 
 
+def test_held_out_rows_count_only_when_every_concept_has_some(world):
+    problem = world(count=2).problem
+    for part in ([], problem.statistics.held_out[:1], [SecondMoment.zeros(24), problem.statistics.held_out[1]]):
+        partial = replace(problem, statistics=replace(problem.statistics, held_out=part))
+        assert not fidelity(partial, problem.deltas[0])[1].held_out
+    assert fidelity(problem, problem.deltas[0])[1].held_out
+
+
 def test_json_form_names_the_concepts():
     first, _ = fidelity(numbers([2.0, -1.0], [1.0, 4.0]), number(1.0))
     assert first.as_dict(["cat", "dog"]) == {

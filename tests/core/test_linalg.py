@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -28,6 +30,20 @@ def test_switches_are_exact_inside_and_as_before_after_an_exception():
         assert torch.is_grad_enabled()
         assert torch.get_float32_matmul_precision() == "medium"
         assert torch.backends.cuda.matmul.allow_tf32 == allowed
+        assert torch.backends.cudnn.allow_tf32 is True
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_torch_before_fp32_precision_uses_the_older_switches(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(allow_tf32=False))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with exact_float32():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.backends.cudnn.allow_tf32 is False
+        assert torch.get_float32_matmul_precision() == "medium"
         assert torch.backends.cudnn.allow_tf32 is True
     finally:
         torch.set_float32_matmul_precision(before)

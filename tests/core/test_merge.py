@@ -63,6 +63,19 @@ def test_a_model_free_method_is_measured_where_statistics_exist(problems):
     assert merged["layer.2"].fidelity is None
 
 
+def test_without_measuring_the_merge_is_the_same(problems):
+    full, bare = (merge_layers(problems, "gradient-fusion", measure=measure) for measure in (True, False))
+    assert bits(full) == bits(bare)
+    assert all(layer.fidelity is None for layer in bare.values())
+
+
+def test_half_precision_factors_are_merged_exactly(problems, true):
+    half = [d.to("cpu", torch.float16) for d in problems[0].deltas]
+    merged = merge_layers([replace(problems[0], deltas=half)], "sum")["layer.0"].delta
+    oracle = sum(true(delta) for delta in half)
+    assert (true(merged) - oracle).norm() <= 1e-6 * oracle.norm()
+
+
 def test_ranks(problems):
     exact = merge_layers(problems, "gradient-fusion")
     assert [layer.delta.rank for layer in exact.values()] == [9, 9, 9]
