@@ -17,19 +17,21 @@ def exact_factors(weight: Tensor, *, probes: int = _PROBES) -> LowRank | None:
     Randomised range finder (Halko, Martinsson, Tropp 2011, algorithm 4.1) with a fixed seed: Y = A Omega, A ~ Q Q^T A.
     Exact means: relative residual of at most 1e-6 in the Frobenius norm, measured on the matrix itself.
     """
-    matrix = weight.detach().to("cpu", torch.float32)
+    matrix = weight.detach().to("cpu", torch.float64)  # else the algebra's own noise looks like rank
     out, inputs = matrix.shape
     norm = float(torch.linalg.vector_norm(matrix))
     if norm == 0.0:
-        return LowRank(matrix.new_zeros(out, 0), matrix.new_zeros(0, inputs))
+        return LowRank(torch.zeros(out, 0), torch.zeros(0, inputs))
     probes = min(probes, out, inputs)
-    omega = torch.randn(inputs, probes, generator=torch.Generator().manual_seed(0))
+    omega = torch.randn(inputs, probes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     basis, _ = torch.linalg.qr(matrix @ omega)
     core = basis.T @ matrix
     left, values, right = torch.linalg.svd(core, full_matrices=False)
-    rank = int((values > _TOLERANCE * 0.1 * values[0]).sum())
+    tail = values.square().flip(0).cumsum(0).flip(0).sqrt()  # what is lost by stopping before each direction
+    rank = int((tail > 0.5 * _TOLERANCE * norm).sum())
     if rank * (out + inputs) >= out * inputs:
         return None
     up, down = basis @ (left[:, :rank] * values[:rank].sqrt()), values[:rank].sqrt()[:, None] * right[:rank]
-    residual = float(torch.linalg.vector_norm(matrix - up @ down))
+    up, down = up.float(), down.float()
+    residual = float(torch.linalg.vector_norm(matrix - up.double() @ down.double()))
     return LowRank(up, down) if residual <= _TOLERANCE * norm else None

@@ -125,6 +125,7 @@ def _layer_tensors(delta: Delta, shape: LayerShape, dtype: torch.dtype) -> dict[
     if shape.kernel is not None:
         up, down = up[:, :, None, None], down.reshape(-1, shape.in_channels, *shape.kernel)
     alpha = torch.tensor(float(delta.rank), dtype=dtype)
+    up = up * (delta.rank / float(alpha))  # bfloat16 has no 257
     return {"lora_up.weight": up.to(dtype), "lora_down.weight": down.to(dtype), "alpha": alpha}
 
 

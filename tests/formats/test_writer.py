@@ -19,6 +19,7 @@ from torch import Tensor
 from lib_loraclr.core.deltas import Delta, Dense, LayerShape, LowRank
 from lib_loraclr.core.errors import InputError, LoraclrError
 from lib_loraclr.formats import WrittenFile, atomic_path, check_output, read_lora, write_lora
+from lib_loraclr.formats.low_rank import exact_factors
 from lib_loraclr.formats.writer import balanced
 
 LINEAR = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -119,6 +120,26 @@ def test_balancing_is_exact_and_saves_half_precision(tmp_path: Path) -> None:
     write_lora(tmp_path / "m.safetensors", {LINEAR: LowRank(up, down)}, shape, family="sd1", dtype="fp16", metadata={})
     back = read_lora(tmp_path / "m.safetensors").layers[LINEAR].delta().dense()
     assert float((back - up @ down).norm() / (up @ down).norm()) < 1e-3
+
+
+def test_ranks_that_bfloat16_cannot_hold(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    delta = LowRank(torch.randn(48, 257), torch.randn(257, 40))
+    update = read_lora(write(tmp_path / "m.safetensors", {LINEAR: delta}, dtype="bf16").path).layers[LINEAR]
+    ratio = (update.delta().dense() * delta.dense()).sum() / delta.dense().square().sum()
+    assert float(load_file(tmp_path / "m.safetensors")[f"{update.keys[0].split('.')[0]}.alpha"]) != 257
+    assert abs(float(ratio) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("rank", [1, 7, 100])
+def test_rank_is_found_in_single_precision_noise(rank: int) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(700, rank) * torch.logspace(0, -3, rank) @ torch.randn(rank, 500)
+    found = exact_factors(weight)
+    assert found is not None
+    assert found.rank == rank
+    assert float((found.dense() - weight).norm() / weight.norm()) < 1e-6
+    assert exact_factors(weight + 1e-5 * torch.randn(700, 500)) is None
 
 
 # Hashes, metadata, bytes --------------------------------------------------------------------------------------------
