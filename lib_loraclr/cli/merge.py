@@ -12,7 +12,7 @@ from lib_loraclr.cli.progress import BarProgress
 from lib_loraclr.cli.table import table, warnings_text
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
-from lib_loraclr.hosts.standalone import load_checkpoint
+from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.jobs.merge import merge
 from lib_loraclr.jobs.options import DTYPES, PRESETS, MergeOptions, parse_lora_argument, parse_merge_options
 from lib_loraclr.jobs.outcome import MergeOutcome
@@ -210,6 +210,8 @@ def run(parsed: argparse.Namespace) -> Answer:
     return Answer(outcome)
 
 
-def open_standalone(checkpoint: Path, device: str) -> Any:
+def open_standalone(checkpoint: Path | None, device: str) -> StandaloneHost:
     """The checkpoint on its device; arithmetic in fp32, so that a merge does not depend on the machine."""
+    if checkpoint is None:
+        raise InputError("missing-checkpoint", "This needs a base model; give one with --checkpoint.", key="checkpoint")
     return load_checkpoint(checkpoint, device=device)

@@ -77,7 +77,7 @@ class Painter:
 
     def paint(
         self,
-        prompt: str,
+        prompt: str | Sequence[str],
         seeds: Sequence[int],
         *,
         negative: str = "",
@@ -86,12 +86,18 @@ class Painter:
         size: tuple[int, int] | None = None,
         progress: Progress | None = None,
     ) -> Tensor:
-        """One picture per seed, uint8 (n, h, w, 3). The prompt's LoRA tags act, stacked as in the WebUI."""
-        text, tags = split_prompt(prompt)
+        """One picture per seed, uint8 (n, h, w, 3). The prompt's LoRA tags act, stacked as in the WebUI.
+
+        Several prompts, one per seed, must have the same tags; they are sampled side by side.
+        """
+        split = [split_prompt(text) for text in ([prompt] * len(seeds) if isinstance(prompt, str) else prompt)]
+        texts, tags = [text for text, _ in split], split[0][1]
+        if any(other != tags for _, other in split):
+            raise InputError("bad-tag", "Prompts that are sampled side by side need the same LoRA tags.", key="prompt")
         size = size or native_size(self.host)
         layers = self.host.layers()
         deltas = self._stacked(tags)
-        request = SampleRequest([text] * len(seeds), list(seeds), steps, size, cfg, negative, SAMPLER)
+        request = SampleRequest(texts, list(seeds), steps, size, cfg, negative, SAMPLER)
         with inject({name: layers[name] for name in deltas}, deltas):
             latents = self.host.sample(request, progress)
         return self.host.decode(latents)

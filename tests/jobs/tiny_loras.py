@@ -53,7 +53,7 @@ def write_lora_file(path: Path, tensors: dict[str, Tensor], **metadata: str) -> 
 
 @dataclass
 class Recorder:
-    """Progress that remembers phases and steps, and cancels at step number `at` of the first phase named `cancel_in`."""
+    """Progress that remembers phases and steps, and cancels at step `at` of phases named `cancel_in`."""
 
     cancel_in: str = ""
     at: int = 1
