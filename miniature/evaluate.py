@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from . import lora
@@ -35,46 +39,72 @@ def prompts(concept: dict, count: int, subject: str | None = None) -> list[str]:
     return [t.replace(f"{concept['trigger']} {concept['class_word']}", subject) if subject else t for t in texts]
 
 
-def evaluate(folder: Path, count: int = 32, device: str = "cpu", names: list[str] | None = None, stack: int = 8,
-             sheet: Path | None = None, seed: int = 1000, checkpoint: Path | None = None) -> dict:  # fmt: skip
-    """Mean cosines of every concept: single LoRA, class word without a LoRA, trigger without a LoRA, stacked sum."""
-    info, meter = load_concepts(folder), Meter(folder / "embedder.safetensors", device)
-    pipeline = Pipeline.from_file(checkpoint or folder / "miniature.safetensors", device)
-    settings = info["generation"]
-    concepts = [c for c in info["concepts"] if names is None or c["name"] in names]
-    known = {c["name"]: references(folder, c, meter) for c in info["concepts"]}
-    crowd = [c for c in info["concepts"] if c["kind"] == "character"][:stack]
+@dataclass(frozen=True)
+class Check:
+    """What to measure and where."""
 
-    def score(concept: dict, files: list[Path], subject: str | None) -> tuple[np.ndarray, np.ndarray]:
-        old = lora.add_to_weights(pipeline.unet, pipeline.text, files)
-        pictures = pipeline.sample(prompts(concept, count, subject), seed, settings["steps"], settings["cfg_scale"])
+    folder: Path
+    count: int = 32
+    stack: int = 8
+    seed: int = 1000
+    device: str = "cpu"
+    full: bool = True  # also the class word, without and with the LoRA
+
+
+def evaluate_concept(check: Check, name: str) -> tuple[str, dict[str, float], np.ndarray]:
+    """Mean cosines of one concept and a row of 16 pictures: a reference, eleven singles, four stacked sums."""
+    folder, info = check.folder, load_concepts(check.folder)
+    meter = Meter(folder / info["embedder"], check.device)
+    pipeline, settings = Pipeline.from_file(folder / info["checkpoint"], check.device), info["generation"]
+    concept = next(c for c in info["concepts"] if c["name"] == name)
+    rivals = [c for c in info["concepts"] if (c["kind"] == "style") == (concept["kind"] == "style")]
+    known = {c["name"]: references(folder, c, meter) for c in rivals}
+    crowd = [c for c in info["concepts"] if c["kind"] == "character"][: check.stack]
+
+    def score(files: list[str], subject: str | None) -> tuple[np.ndarray, np.ndarray, float]:
+        old = lora.add_to_weights(pipeline.unet, pipeline.text, [folder / f for f in files])
+        texts = prompts(concept, check.count, subject)
+        pictures = pipeline.sample(texts, check.seed, settings["steps"], settings["cfg_scale"])
         lora.restore(pipeline.unet, pipeline.text, old)
-        return pictures, vectors(pictures, concept, meter)
+        v = vectors(pictures, concept, meter)
+        return pictures, v, float(Meter.cosine(v, known[name]).mean())
 
-    report, rows = {}, []
-    for concept in concepts:
-        name, own = concept["name"], [folder / concept["file"]]
-        rivals = [c["name"] for c in info["concepts"] if (c["kind"] == "style") == (concept["kind"] == "style")]
-        pictures, v = score(concept, own, None)
-        line = {"single": Meter.cosine(v, known[name]).mean(),
-                "nearest_own": (Meter.nearest(v, [known[r] for r in rivals]) == rivals.index(name)).mean()}  # fmt: skip
-        plain = concept["class_word"] if concept["kind"] != "style" else "old style"
-        line["class_word"] = Meter.cosine(score(concept, [], plain)[1], known[name]).mean()
-        line["class_word_with_lora"] = Meter.cosine(score(concept, own, plain)[1], known[name]).mean()
-        shown = [np.stack([np.asarray(Image.open(folder / concept["references"][0]).convert("RGB"))]), pictures[:11]]
-        if concept in crowd and stack:
-            summed, v = score(concept, [folder / c["file"] for c in crowd], None)
-            line["stacked_sum"] = Meter.cosine(v, known[name]).mean()
-            shown.append(summed[:4])
-        report[name] = {k: round(float(x), 4) for k, x in line.items()}
-        row = np.concatenate(shown)
-        rows.append(np.concatenate([row, np.full((16 - len(row), 96, 96, 3), 255, np.uint8)]))
-        print(name, report[name], flush=True)
-        if sheet:
-            contact_sheet(np.concatenate(rows), 16).save(sheet)
+    own, plain = [concept["file"]], concept["class_word"] if concept["kind"] != "style" else "old style"
+    pictures, v, single = score(own, None)
+    nearest = Meter.nearest(v, list(known.values())) == list(known).index(name)
+    line = {"single": single, "nearest_own": float(nearest.mean())}
+    if check.full:
+        line["class_word"] = score([], plain)[2]
+        line["class_word_with_lora"] = score(own, plain)[2]
+    row = [np.asarray(Image.open(folder / concept["references"][0]).convert("RGB"))[None], pictures[:11]]
+    if concept in crowd:
+        summed, _, line["stacked_sum"] = score([c["file"] for c in crowd], None)
+        row.append(summed[:4])
+    filled = np.concatenate(row)
+    blank = np.full((16 - len(filled), 96, 96, 3), 255, np.uint8)
+    return name, {k: round(x, 4) for k, x in line.items()}, np.concatenate([filled, blank])
+
+
+def _task(task: tuple[Check, str]) -> tuple[str, dict[str, float], np.ndarray]:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    out = evaluate_concept(*task)
+    print(out[0], out[1], flush=True)
+    return out
+
+
+def evaluate(check: Check, names: list[str] | None = None, sheet: Path | None = None) -> dict[str, dict[str, float]]:
+    """Every concept's numbers and the means over kinds; one process for each core on a CPU."""
+    concepts = [c for c in load_concepts(check.folder)["concepts"] if names is None or c["name"] in names]
+    workers = (os.cpu_count() or 1) if check.device == "cpu" else 1
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        results = pool.map(_task, [(check, c["name"]) for c in concepts], chunksize=1)
+    if sheet:
+        contact_sheet(np.concatenate([row for _, _, row in results]), 16).save(sheet)
+    report = {name: line for name, line, _ in results}
     for kind in ("character", "animal", "object", "style"):
         part = [report[c["name"]] for c in concepts if c["kind"] == kind]
         if part:
-            report[f"mean {kind}"] = {k: round(float(np.mean([p[k] for p in part if k in p])), 4) for k in part[0]}
-            print(f"mean {kind}", report[f"mean {kind}"], flush=True)
+            means = {k: [p[k] for p in part if k in p] for k in part[0]}
+            report[f"mean {kind}"] = {k: round(float(np.mean(v)), 4) for k, v in means.items()}
     return report

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from . import data, publish, train_embedder, train_loras, train_unet, train_vae
-from .evaluate import evaluate
+from .evaluate import Check, evaluate
 from .export import check_checkpoint, write_checkpoint
 from .model import build_text, build_unet, build_vae
 
@@ -56,11 +56,13 @@ def run_stage(stage: str, args: argparse.Namespace) -> None:
         export(work, out)
     elif stage == "loras":
         recipe = train_loras.Recipe()
-        recipe = replace(recipe, **{k: v for k, v in (("rank", args.rank), ("steps", args.steps)) if v})
+        changes = {"rank": args.rank, "alpha": args.rank, "steps": args.steps}
+        recipe = replace(recipe, **{k: v for k, v in changes.items() if v})
         train_loras.train_loras(out / "miniature.safetensors", out / "loras", recipe, device, args.concept)
     else:
-        report = evaluate(out, args.count, device, args.concept, sheet=args.work / "singles.png")
-        report["settings"] = {"pictures": args.count}
+        check = Check(out, args.count, device=device, full=not args.quick)
+        report = evaluate(check, args.concept, args.work / "singles.png")
+        report["settings"] = {"pictures": args.count, "seed": check.seed, "stack": check.stack}
         (out / "singles.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
@@ -77,6 +79,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--count", type=int, default=32, help="pictures a concept, for check")
+    parser.add_argument("--quick", action="store_true", help="check: leave the class words out")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import BrokenBarrierError
 
 import numpy as np
 import torch
@@ -16,6 +21,7 @@ from .sampling import Pipeline, contact_sheet, load_tokenizer, tokenize
 from .train_vae import schedule
 from .world import CLASSES
 
+PREVIEW_MINUTES = 12
 PREVIEW = [
     "a photo of a man",
     "a photo of a woman in a forest",
@@ -77,109 +83,166 @@ def insert_words(ids: Tensor, class_ids: Tensor, generator: torch.Generator, sha
     return out
 
 
-class Average:
-    """Exponential moving average of parameters."""
+@dataclass
+class Shared:
+    """What the worker processes have in common, all in shared memory: weights, their averages and all gradients."""
 
-    def __init__(self, modules: list[nn.Module]) -> None:
-        self.live = [p for m in modules for p in m.parameters()]
-        self.mean = [p.detach().clone() for p in self.live]
-        self.steps = 0
+    unet: nn.Module
+    text: nn.Module
+    averages: list[Tensor]
+    gradients: list[list[Tensor]]  # per worker, per parameter
+    barrier: Barrier
 
-    def update(self, limit: float = 0.998) -> None:
-        """Move towards the live values; the horizon grows with the number of steps."""
-        self.steps += 1
-        decay = min(limit, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
-
-    def swap(self) -> None:
-        """Exchange live values and averages (call again to undo)."""
-        for p, mean in zip(self.live, self.mean, strict=True):
-            kept = p.detach().clone()
-            p.data.copy_(mean)
-            mean.copy_(kept)
+    def parameters(self) -> list[nn.Parameter]:
+        """Parameters of both modules in a fixed order."""
+        return [*self.unet.parameters(), *self.text.parameters()]
 
 
-def _save(
-    work: Path, unet: nn.Module, text: nn.Module, average: Average, optimiser: Muon, spent: float, step: int
-) -> None:
-    state = {
-        "unet": unet.state_dict(),
-        "text": text.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "spent": spent,
-        "step": step,
-    }
-    average.swap()
-    ema = {
-        "unet": {k: v.clone() for k, v in unet.state_dict().items()},
-        "text": {k: v.clone() for k, v in text.state_dict().items()},
-    }
-    average.swap()
-    for name, value in (("unet.pt", state), ("unet_ema.pt", ema)):
+def owners(parameters: list[nn.Parameter], workers: int) -> list[int]:
+    """Which worker updates which parameter: greedy balance of the work of orthogonalisation."""
+    cost = [p.numel() * min(p.shape[0], p[0].numel()) if p.ndim > 1 else 1 for p in parameters]
+    load, out = [0] * workers, [0] * len(parameters)
+    for i in sorted(range(len(cost)), key=lambda k: -cost[k]):
+        out[i] = load.index(min(load))
+        load[out[i]] += cost[i]
+    return out
+
+
+class Feed:
+    """Random training batches: noisy latents, noise, times, token ids and loss weights."""
+
+    def __init__(self, work: Path, batch: int, seed: int, device: str) -> None:
+        self.latents = torch.from_numpy(np.load(work / "latents.npy"))
+        self.tokens, self.batch, self.device = token_table(work), batch, device
+        self.class_ids = tokenize(load_tokenizer(), list(CLASSES))[:, 1]
+        self.alphas = alphas_cumprod().float().to(device)
+        self.weights = loss_weight(self.alphas)
+        self.g = torch.Generator().manual_seed(seed)
+
+    def loss(self, unet: nn.Module, text: nn.Module) -> Tensor:
+        """Weighted noise-prediction loss of a fresh batch."""
+        rows = torch.randint(0, len(self.latents), (self.batch,), generator=self.g)
+        ids = self.tokens[rows, torch.randint(0, 3, (self.batch,), generator=self.g)].long()
+        ids = insert_words(ids, self.class_ids, self.g).to(self.device)
+        t = stratified_times(self.batch, self.g).to(self.device)
+        x0 = self.latents[rows].float().to(self.device)
+        noise = torch.randn(x0.shape, generator=self.g).to(self.device)
+        a = self.alphas[t].view(-1, 1, 1, 1)
+        out = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, text(ids).last_hidden_state).sample
+        return ((out - noise).square().mean((1, 2, 3)) * self.weights[t]).mean()
+
+
+def averaged(shared: Shared) -> dict[str, dict[str, Tensor]]:
+    """State dicts of UNet and text encoder with the averaged weights."""
+    means = iter(shared.averages)
+    out = {}
+    for name, module in (("unet", shared.unet), ("text", shared.text)):
+        state = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+        out[name] = state | {k: next(means).cpu().clone() for k, _ in module.named_parameters()}
+    return out
+
+
+def _save(work: Path, shared: Shared, spent: float, step: int) -> None:
+    live = {"unet": shared.unet.state_dict(), "text": shared.text.state_dict(), "spent": spent, "step": step}
+    for name, value in (("unet.pt", live), ("unet_ema.pt", averaged(shared))):
         torch.save(value, work / (name + ".tmp"))
         (work / (name + ".tmp")).replace(work / name)
 
 
-def _preview(work: Path, unet: nn.Module, text: nn.Module, average: Average, device: str, step: int) -> None:
-    vae = build_vae()
+def _preview(work: Path, shared: Shared, device: str, step: int) -> None:
+    vae, unet, text = build_vae(), build_unet(), build_text()
     vae.load_state_dict(torch.load(work / "vae_folded.pt", weights_only=True)["model"])
-    average.swap()
-    pictures = Pipeline(unet, vae, text, device).sample(PREVIEW * 2, seed=7, steps=20, cfg=5.0)
-    average.swap()
-    unet.train(), text.train()
+    state = averaged(shared)
+    unet.load_state_dict(state["unet"])
+    text.load_state_dict(state["text"])
+    pictures = Pipeline(unet, vae, text, device).sample(PREVIEW, seed=7, steps=16, cfg=5.0)
     contact_sheet(pictures, 8).save(work / f"samples_{step:05d}.png")
 
 
-def train_unet(work: Path, minutes: float, device: str, batch: int = 32, seed: int = 0, preview: float = 10.0) -> None:
-    """Train for a number of minutes in all (resumes from `unet.pt`); writes `unet.pt` and `unet_ema.pt`."""
-    latents = torch.from_numpy(np.load(work / "latents.npy"))
-    tokens = token_table(work)
-    class_ids = tokenize(load_tokenizer(), list(CLASSES))[:, 1]
-    alphas = alphas_cumprod().float().to(device)
-    weights = loss_weight(alphas)
-    torch.manual_seed(seed)  # initial weights only
-    unet, text = build_unet().to(device), build_text().to(device)
-    embeddings = [p for n, p in text.named_parameters() if "embedding" in n]
-    plain = [*embeddings, unet.conv_in.weight, unet.conv_out.weight]
-    optimiser = Muon([*unet.parameters(), *text.parameters()], lr=0.02, adam_lr=2e-3, adam_only=plain)
-    average, spent, step = Average([unet, text]), 0.0, 0
-    if (work / "unet.pt").exists():
-        saved = torch.load(work / "unet.pt", weights_only=True, map_location=device)
-        unet.load_state_dict(saved["unet"]), text.load_state_dict(saved["text"])
-        optimiser.load_state_dict(saved["optimiser"])
-        spent, step = saved["spent"], saved["step"]
-        ema = torch.load(work / "unet_ema.pt", weights_only=True, map_location=device)
-        average.mean = [
-            v.clone()
-            for part, m in (("unet", unet), ("text", text))
-            for v in (ema[part][n] for n, _ in m.named_parameters())
-        ]
-        average.steps = step
-    g = torch.Generator().manual_seed(seed + step)
-    started, saved_at, shown_at, smooth = time.time() - spent * 60, time.time(), spent, None
-    while (progress := (time.time() - started) / 60 / minutes) < 1:
-        optimiser.set_scale(schedule(progress, hold=0.45))
-        rows = torch.randint(0, len(latents), (batch,), generator=g)
-        ids = insert_words(tokens[rows, torch.randint(0, 3, (batch,), generator=g)].long(), class_ids, g).to(device)
-        t = stratified_times(batch, g).to(device)
-        x0 = latents[rows].float().to(device)
-        noise = torch.randn(x0.shape, generator=g).to(device)
-        a = alphas[t].view(-1, 1, 1, 1)
-        out = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, text(ids).last_hidden_state).sample
-        loss = ((out - noise).square().mean((1, 2, 3)) * weights[t]).mean()
+def _worker(rank: int, workers: int, shared: Shared, work: Path, minutes: float, device: str, batch: int,
+            spent: float, step: int, threads: int) -> None:  # fmt: skip
+    """Train on a share of every batch; update a share of the parameters from everybody's gradients."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    parameters = shared.parameters()
+    for p, g in zip(parameters, shared.gradients[rank], strict=True):
+        p.grad = g
+    mine = [i for i, owner in enumerate(owners(parameters, workers)) if owner == rank]
+    embeddings = [p for n, p in shared.text.named_parameters() if "embedding" in n]
+    plain = [*embeddings, shared.unet.conv_in.weight, shared.unet.conv_out.weight]
+    optimiser = Muon([parameters[i] for i in mine], lr=0.02, adam_lr=2e-3, adam_only=plain)
+    feed = Feed(work, batch // workers, 1000 * step + rank, device)
+    own_average, own = [shared.averages[i] for i in mine], [parameters[i].detach() for i in mine]
+    started, saved_at, shown_at, smooth = time.time() - spent * 60, time.time(), spent, 0.0
+    while (progress := (time.time() - started) / 60 / minutes) < 1 or rank:
+        shared.barrier.wait()  # everybody sees the new weights; broken by the first worker when time is up
+        loss = feed.loss(shared.unet, shared.text)
         loss.backward()
+        shared.barrier.wait()
+        for i in mine:
+            for other in range(workers):
+                if other != rank:
+                    shared.gradients[rank][i].add_(shared.gradients[other][i])
+        optimiser.set_scale(schedule(min(progress, 1.0), hold=0.45))
         optimiser.step()
-        optimiser.zero_grad()
-        average.update()
         step += 1
-        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
-        if step % 50 == 0:
+        torch._foreach_lerp_(own_average, own, 1 - min(0.998, (1 + step) / (10 + step)))
+        shared.barrier.wait()
+        torch._foreach_zero_(shared.gradients[rank])
+        smooth = loss.item() if smooth == 0 else 0.98 * smooth + 0.02 * loss.item()
+        if rank == 0 and step % 50 == 0:
             print(f"unet {step} {progress * minutes:.1f} min loss {smooth:.4f}", flush=True)
-        if time.time() - saved_at > 180:
+        if rank == 0 and time.time() - saved_at > 180:
             saved_at = time.time()
-            _save(work, unet, text, average, optimiser, progress * minutes, step)
-        if progress * minutes - shown_at > preview:
+            _save(work, shared, progress * minutes, step)
+        if rank == 0 and progress * minutes - shown_at > PREVIEW_MINUTES:
             shown_at = progress * minutes
-            _preview(work, unet, text, average, device, step)
-    _save(work, unet, text, average, optimiser, minutes, step)
-    _preview(work, unet, text, average, device, step)
+            _preview(work, shared, device, step)
+    _save(work, shared, minutes, step)
+    shared.barrier.abort()
+
+
+def train_unet(work: Path, minutes: float, device: str, batch: int = 32, seed: int = 0) -> None:
+    """Train for a number of minutes in all (goes on from `unet.pt`); writes `unet.pt` and `unet_ema.pt`.
+
+    On a CPU there is one process with one thread for each core: the layers are too small to be worth splitting.
+    """
+    torch.manual_seed(seed)  # initial weights only
+    unet, text = build_unet(), build_text()
+    spent, step, averages = 0.0, 0, None
+    if (work / "unet.pt").exists():
+        saved = torch.load(work / "unet.pt", weights_only=True, map_location="cpu")
+        unet.load_state_dict(saved["unet"])
+        text.load_state_dict(saved["text"])
+        spent, step = saved["spent"], saved["step"]
+        ema = torch.load(work / "unet_ema.pt", weights_only=True, map_location="cpu")
+        averages = [ema[k][n].clone() for k, m in (("unet", unet), ("text", text)) for n, _ in m.named_parameters()]
+    if spent >= minutes:
+        return
+    unet, text = unet.to(device), text.to(device)
+    workers = (os.cpu_count() or 1) if device == "cpu" else 1
+    parameters = [*unet.parameters(), *text.parameters()]
+    averages = [a.to(device) for a in averages] if averages else [p.detach().clone() for p in parameters]
+    gradients = [[torch.zeros_like(p) for p in parameters] for _ in range(workers)]
+    context = torch.multiprocessing.get_context("spawn")
+    shared = Shared(unet, text, averages, gradients, context.Barrier(workers))
+    if device == "cpu":
+        torch.multiprocessing.set_sharing_strategy("file_system")  # more tensors than open files are allowed
+        unet.share_memory()
+        text.share_memory()
+        for tensor in (*averages, *(g for row in gradients for g in row)):
+            tensor.share_memory_()
+    token_table(work)  # once, before the workers
+    arguments = (workers, shared, work, minutes, device, batch, spent, step)
+    others = [context.Process(target=_follow, args=(rank, *arguments, 1)) for rank in range(1, workers)]
+    for process in others:
+        process.start()
+    _worker(0, *arguments, 1 if workers > 1 else torch.get_num_threads())
+    for process in others:
+        process.join()
+
+
+def _follow(*arguments: object) -> None:
+    """A worker other than the first: runs until the first one says that time is up."""
+    with contextlib.suppress(BrokenBarrierError):
+        _worker(*arguments)  # type: ignore[arg-type]
