@@ -59,6 +59,7 @@ def _content(path: Path) -> _Content:
     file = SafetensorsFile.open(path)
     if not file.tensors:
         raise InputError("no-layers", f"{path.name} holds no tensors.", file=str(path))
+    _require_lora_keys(path, file.tensors)
     for key in file.tensors:
         file.read_finite(key)
     embeddings = {key[len(_BUNDLE) :]: file.read(key) for key in file.tensors if key.startswith(_BUNDLE)}
@@ -79,6 +80,26 @@ def _edlora_content(path: Path, alpha: float) -> _Content:
     tokens = (" ".join(embeddings),) if embeddings else ()
     source = MemorySource(path, tensors)
     return _Content(source, keys, {}, file_sha256(path), lambda _module, _rank: alpha, embeddings, tokens)
+
+
+def _require_lora_keys(path: Path, keys: Iterable[str]) -> None:
+    """Refuse a file of plain weights, perhaps gigabytes of them, before its values are read."""
+    names = list(keys)
+    splits = map(split_tensor_key, names)
+    if not is_positional(names) and all(split is None or split[1] == "weight" for split in splits):
+        raise _no_layers(path, names)
+
+
+def _no_layers(path: Path, keys: list[str]) -> InputError:
+    """Why a file without a known layer is refused."""
+    file, title = str(path), unsupported_family(keys)
+    if title:
+        message = f"{path.name} is a LoRA for {title}; supported are {', '.join(FAMILIES)}."
+        return InputError("unsupported-family", message, file=file, key=keys[0])
+    if any(key.startswith(("model.diffusion_model.", "cond_stage_model.", "first_stage_model.")) for key in keys):
+        return InputError("not-a-lora", f"{path.name} is a checkpoint, not a LoRA.", file=file)
+    message = f"{path.name} has no LoRA layer that is known here (for example '{keys[0]}')."
+    return InputError("no-layers", message, file=file, key=keys[0])
 
 
 class _Assembly:
@@ -173,19 +194,11 @@ class _Assembly:
         return "sd1" if cross and all(width is not None and width < 768 for width in cross) else "unknown"
 
     def _nothing_found(self) -> InputError:
-        file, keys = str(self.path), list(self.content.keys)
-        title = unsupported_family(keys)
-        if title:
-            message = f"{self.path.name} is a LoRA for {title}; supported are {', '.join(FAMILIES)}."
-            return InputError("unsupported-family", message, file=file, key=keys[0])
-        if any(key.startswith(("model.diffusion_model.", "cond_stage_model.", "first_stage_model.")) for key in keys):
-            return InputError("not-a-lora", f"{self.path.name} is a checkpoint, not a LoRA.", file=file)
-        key = self.unknown[0] if self.unknown else None
+        keys = self.unknown or list(self.content.keys)
         if self.model_is_known and self.recognised:
             message = f"{self.path.name} is a LoRA for another model: the checkpoint has none of its layers."
-            return InputError("no-layer-fits", message, file=file, key=key)
-        message = f"{self.path.name} has no LoRA layer that is known here (for example '{key}')."
-        return InputError("no-layers", message, file=file, key=key)
+            return InputError("no-layer-fits", message, file=str(self.path), key=keys[0])
+        return _no_layers(self.path, keys)
 
     def _warn_unknown(self) -> None:
         for key in self.unknown[:_MAX_KEY_WARNINGS]:

@@ -102,6 +102,20 @@ def test_triggers_come_from_user_then_author_then_tags(tmp_path: Path) -> None:
     assert lora(path, ss_tag_frequency="[1]").triggers == ()
 
 
+@pytest.mark.parametrize(
+    ("folders", "trigger"),
+    [
+        ({"12_bob man": {"a photo of bob man": 20, "photo": 20}}, "bob man"),
+        ({"10_images": {"1girl": 30, "solo": 29, "zelda": 28, "tree": 2}}, "zelda"),
+        ({"10_images": {"1girl": 30, "solo": 29}}, ""),
+        ({"3_": {"": 9, "style x": 2}}, "style x"),
+    ],
+)
+def test_trigger_from_training_captions(folders: dict[str, dict[str, int]], trigger: str, tmp_path: Path) -> None:
+    file = lora(tmp_path / "a.safetensors", ss_tag_frequency=json.dumps(folders))
+    assert file.triggers == ((trigger,) if trigger else ())
+
+
 def test_sidecar_is_what_hosts_read_and_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "merged.v1.safetensors"
     written = write_sidecar(path, ["zoë man", "", "ann"], weight=0.8, family="sdxl")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 
 FAMILIES = ("sd1", "sd2", "sdxl")
-FAMILY_TITLES = {"sd1": "Stable Diffusion 1", "sd2": "Stable Diffusion 2", "sdxl": "Stable Diffusion XL"}
 UNSUPPORTED = (
     (re.compile(r"(?:^|[._])(?:double_blocks|single_blocks|single_transformer_blocks)[._]"), "FLUX"),
     (re.compile(r"(?:^|[._])(?:joint_blocks|context_embedder)[._]|lora_te3_"), "Stable Diffusion 3"),
