@@ -212,7 +212,8 @@ def _concept_runs(
 ) -> list[Run]:
     called = prompts.phrase(concept.trigger, concept.class_word)
     many, few, _ = prompts.templates_for(called, settings.templates)
-    runs = [Run(prompts.filled(many, called, number * (len(many) + 1), len(many)), (), deltas)]
+    count = len(settings.text_templates)  # the same for every concept, whatever its own templates: lock step
+    runs = [Run(prompts.filled(many, called, number * (count + 1), count), (), deltas)]
     if settings.preset == "full":
         drawn = prompts.filled(few, called, number * settings.prompts, settings.prompts)
         runs.append(Run(drawn, _seeds(settings, 0, number, settings.prompts), deltas))

@@ -174,6 +174,12 @@ def test_guidance_counts_only_the_conditional_rows(host: StandaloneHost, concept
     assert close(found[QUERY].concepts[0].mean(), second_moment(bound))
 
 
+def test_lock_step_of_a_character_and_a_style(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> None:
+    style = replace(concepts[1], trigger="warhol", class_word="style")
+    found = capture(host, [concepts[0], style], replace(SETTINGS, cross=True, prompts=1, preset="text"))
+    assert found[TEXT].cross[(0, 1)].abs().sum() > 0
+
+
 def test_cross_moments_are_of_equal_places_and_seeds(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> None:
     found = capture(host, concepts, replace(SETTINGS, cross=True, prompts=1))
     inputs = []
