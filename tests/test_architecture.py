@@ -69,7 +69,9 @@ def test_imports_follow_the_arrows(path: Path) -> None:
         if root == "lib_loraclr":
             target = rest.split(".")[0]
             door = ".".join(rest.split(".")[:2])
-            assert target in {layer, "version", "__version__"} | allowed or door in allowed, f"{path.name}:{line} {module}"
+            assert target in {layer, "version", "__version__"} | allowed or door in allowed, (
+                f"{path.name}:{line} {module}"
+            )
         elif root in HOST_MODULES:
             assert layer == "hosts", f"{path.name}:{line} imports host module {module}"
         elif root == "miniature":
