@@ -94,7 +94,7 @@ def test_top_level_names_collide_with_nobody() -> None:
     """Forge leaves every extension's root on sys.path for good, so a generic module name there breaks others."""
     modules = {p.stem for p in ROOT.glob("*.py")} | {p.parent.name for p in ROOT.glob("*/__init__.py")}
     assert not modules & GENERIC_NAMES
-    assert modules <= {"install", "lib_loraclr", "preload"}
+    assert modules <= {"install", "lib_loraclr", "miniature", "preload"}
 
 
 def test_every_layer_of_the_design_is_checked() -> None:

@@ -22,7 +22,7 @@ TASKS = {
         [
             ["-m", "ruff", "check", "."],
             ["-m", "ruff", "format", "--check", "."],
-            ["-m", "pyright"],
+            ["-m", "pyright", "--pythonpath", str(PYTHON)],
             ["-m", "pytest", "-q", "--durations=15"],
         ],
     ),
@@ -31,7 +31,7 @@ TASKS = {
 
 def install(requirements: Path) -> None:
     """Create .venv if needed and install `requirements` unless this very list is already there."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 (this file runs before anything has checked)
         sys.exit("Python 3.10 or newer is needed.")
     if not PYTHON.exists():
         # Debian splits ensurepip off, so the environment is made without pip and filled by the pip outside.
