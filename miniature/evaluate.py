@@ -48,7 +48,7 @@ class Check:
     stack: int = 8
     seed: int = 1000
     device: str = "cpu"
-    full: bool = True  # also the class word, without and with the LoRA
+    full: bool = True  # also the class word with the LoRA, and the class words of what is not stacked
 
 
 def evaluate_concept(check: Check, name: str) -> tuple[str, dict[str, float], np.ndarray]:
@@ -73,8 +73,9 @@ def evaluate_concept(check: Check, name: str) -> tuple[str, dict[str, float], np
     pictures, v, single = score(own, None)
     nearest = Meter.nearest(v, list(known.values())) == list(known).index(name)
     line = {"single": single, "nearest_own": float(nearest.mean())}
-    if check.full:
+    if check.full or concept in crowd:
         line["class_word"] = score([], plain)[2]
+    if check.full:
         line["class_word_with_lora"] = score(own, plain)[2]
     row = [np.asarray(Image.open(folder / concept["references"][0]).convert("RGB"))[None], pictures[:11]]
     if concept in crowd:

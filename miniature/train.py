@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--count", type=int, default=32, help="pictures a concept, for check")
-    parser.add_argument("--quick", action="store_true", help="check: leave the class words out")
+    parser.add_argument("--quick", action="store_true", help="check: singles, and for the stack class words and sums")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -32,8 +32,8 @@ class Recipe:
     steps: int = 250
     batch: int = 8
     keep: int = 0  # of them pictures of the class (regularisation)
-    unet_rate: float = 1e-2
-    text_rate: float = 3e-3
+    unet_rate: float = 2e-2
+    text_rate: float = 5e-3
 
     def for_kind(self, kind: str) -> Recipe:
         """Characters have twice the parameters of things and get twice the rank."""
@@ -138,5 +138,5 @@ def train_loras(
     todo = [n for n in wanted if not (folder / f"{n}.safetensors").exists()]
     workers = (os.cpu_count() or 1) if device == "cpu" else 1
     tasks = [(str(checkpoint), n, str(folder), recipe, device, 1) for n in todo]
-    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
         list(pool.imap_unordered(_worker, tasks, chunksize=1))
