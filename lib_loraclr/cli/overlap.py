@@ -10,7 +10,7 @@ from typing import Any
 from lib_loraclr.cli.merge import open_standalone
 from lib_loraclr.cli.progress import BarProgress
 from lib_loraclr.cli.table import table, warnings_text
-from lib_loraclr.jobs.overlap import Overlap, overlap
+from lib_loraclr.jobs.overlap import KINDS, Overlap, overlap
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -25,6 +25,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument(
         "--checkpoint", metavar="C", help="only for types that are defined by the base weight (DoRA, OFT)"
+    )
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="cosine",
+        help="cosine: do two LoRAs write the same change (default); inputs: do they react to the same features; "
+        "outputs: do they write into the same features",
     )
     parser.set_defaults(run=run)
     return parser
@@ -54,6 +61,8 @@ def run(parsed: argparse.Namespace) -> Answer:
     progress = BarProgress()
     try:
         host = (lambda: open_standalone(checkpoint, "cpu")) if checkpoint else None
-        return Answer(overlap([Path(file) for file in parsed.files], open_host=host, progress=progress))
+        return Answer(
+            overlap([Path(file) for file in parsed.files], kind=parsed.kind, open_host=host, progress=progress)
+        )
     finally:
         progress.close()

@@ -72,7 +72,9 @@ def _variants(plan: Plan, task: Task, merged: Mapping[str, MergedLayer], progres
     found: list[Variant] = []
     for label, method, options, statistics in ways:
         problems = problems_of(task.acting, task.shapes, statistics)
-        layers = solve(problems, method, options, plan=plan, progress=progress, label=f"Comparing: {label}")
+        layers = solve(
+            problems, method, options, plan=plan, progress=progress, label=f"Comparing: {label}", measure=False
+        )
         found.append(Variant(label, method, options, _measure(layers, measured)))
     mine = summarise(layer.fidelity for layer in merged.values())
     return [*found, Variant(f"{name} (this merge)", name, plan.method_options, mine)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lib_loraclr.capture.hooks import inject
+from lib_loraclr.capture import inject
 from lib_loraclr.core.deltas import Delta, add
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import read_lora

@@ -125,7 +125,7 @@ def make_concepts(
 
 # fmt: off
 CLASS_WORDS = frozenset((
-    "woman", "man", "girl", "boy", "person", "character", "lady", "guy", "child", "baby", "dog", "cat",
+    "woman", "style", "elf", "man", "girl", "boy", "person", "character", "lady", "guy", "child", "baby", "dog", "cat",
     "horse", "bird", "animal", "creature", "monster", "robot", "toy", "doll", "car", "vehicle", "house",
     "building", "chair", "lamp", "bag", "backpack", "shoe", "hat", "dress", "shirt", "sword", "vase", "cup",
     "bottle", "plant", "flower",

@@ -16,6 +16,8 @@ from lib_loraclr.jobs.inputs import Concept, host_shapes, make_concepts, needs_b
 from lib_loraclr.jobs.options import LoraChoice
 from lib_loraclr.jobs.outcome import finite
 
+KINDS = ("cosine", "inputs", "outputs")
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -32,7 +34,11 @@ class Overlap:
 
 
 def overlap(
-    files: Sequence[Path], *, open_host: Callable[[], DiffusionHost] | None = None, progress: Progress
+    files: Sequence[Path],
+    *,
+    kind: str = "cosine",
+    open_host: Callable[[], DiffusionHost] | None = None,
+    progress: Progress,
 ) -> Overlap:
     """Compare every pair of files. `open_host` is used only for types that are defined by the base weight."""
     choices = [LoraChoice(file) for file in files]
@@ -46,10 +52,10 @@ def overlap(
         concepts, warnings = make_concepts(
             choices, loras, host.base_weight if host else None, host_shapes(host) if host else None
         )
-    return Overlap([concept.name for concept in concepts], overlap_of(concepts), warnings)
+    return Overlap([concept.name for concept in concepts], overlap_of(concepts, kind), warnings)
 
 
-def overlap_of(concepts: Sequence[Concept]) -> list[list[float]]:
+def overlap_of(concepts: Sequence[Concept], kind: str = "cosine") -> list[list[float]]:
     """The N x N interference of concepts that are loaded already."""
     with exact_float32():
-        return overlap_matrix([concept.deltas for concept in concepts]).tolist()
+        return overlap_matrix([concept.deltas for concept in concepts], kind).tolist()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lib_loraclr.capture.cache import StatisticsCache
-from lib_loraclr.capture.run import CaptureConcept, capture, combine
+from lib_loraclr.capture import CaptureConcept, StatisticsCache, capture, combine
 from lib_loraclr.core.deltas import LayerShape
 from lib_loraclr.core.merge import MergedLayer, merge_layers
 from lib_loraclr.core.problem import LayerProblem, Statistics
@@ -48,7 +47,8 @@ def gather(
         with watch("solve"):
             problems = problems_of(concepts, shapes, everything)
             label = f"Solving for round {number} of {plan.rounds}"
-            merged = solve(problems, "gradient-fusion", plan.student_options, plan=plan, progress=progress, label=label)
+            method, options = "gradient-fusion", plan.student_options
+            merged = solve(problems, method, options, plan=plan, progress=progress, label=label, measure=False)
             student = {name: layer.delta for name, layer in merged.items()}
         with watch("capture"):
             found = capture(host, chosen, plan.capture, student=student, round=number, progress=progress, cache=cache)
@@ -76,6 +76,7 @@ def solve(
     progress: Progress,
     label: str,
     rank: RankPolicy | None = None,
+    measure: bool = True,
 ) -> dict[str, MergedLayer]:
     """Merge all layers with progress by layer."""
     progress.phase(label, len(problems))
@@ -88,4 +89,5 @@ def solve(
         seed=plan.options.seed,
         bytes_per_value=4 if plan.options.dtype == "fp32" else 2,
         on_layer=progress.step,
+        measure=measure,
     )

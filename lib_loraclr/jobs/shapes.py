@@ -24,8 +24,7 @@ def shape_without_model(name: str, delta: Delta, updates: Sequence[LayerUpdate],
 
 
 def _stated(update: LayerUpdate) -> tuple[int, int] | None:
-    kernel: tuple[int, ...] = getattr(update, "kernel", ())
-    return (kernel[0], kernel[1]) if len(kernel) == 2 else None
+    return (update.kernel[0], update.kernel[1]) if len(update.kernel) == 2 else None
 
 
 def _by_name(name: str, columns: int, family: str) -> tuple[int, int] | None:

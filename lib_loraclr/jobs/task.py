@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from lib_loraclr.capture.cache import StatisticsCache
+from lib_loraclr.capture import StatisticsCache
 from lib_loraclr.core.deltas import LayerShape
 from lib_loraclr.core.problem import LayerProblem
 from lib_loraclr.formats import FileWarning, LoraFile

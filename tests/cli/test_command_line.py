@@ -166,7 +166,7 @@ def test_wrong_arguments(loras: list[Path], tiny_sd1: Path, tmp_path: Path, caps
         ([*one], "missing-option"),
         ([*one, *out], "missing-checkpoint"),
         ([*one, *out, "--checkpoint", tmp_path / "none.safetensors"], "file-not-found"),
-        ([*one, *out, "--checkpoint", tmp_path / "model.safetensors"], "not-a-checkpoint"),
+        ([*one, *out, "--checkpoint", tmp_path / "model.safetensors"], "lora-as-checkpoint"),
         ([*one, *out, "--frobnicate"], "bad-arguments"),
         ([*one, *out, "--seed", "soon"], "bad-arguments"),
         ([*one, *out, "--method", "magic"], "unknown-method"),

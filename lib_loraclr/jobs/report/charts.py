@@ -9,7 +9,7 @@ Number = float | None
 
 # A dark-blue-to-yellow ramp of even lightness steps: ordered the same for every kind of colour vision and in print.
 RAMP = ((0, 32, 76), (33, 67, 110), (87, 93, 109), (124, 123, 120), (165, 156, 116), (210, 193, 97), (255, 234, 70))
-CELL_WIDTH, CELL_HEIGHT, LETTER = 54, 26, 7.2
+CELL_WIDTH, CELL_HEIGHT, ROW_HEIGHT, LETTER = 54, 26, 34, 7.2
 
 
 def colour(share: float) -> tuple[str, str]:
@@ -60,39 +60,40 @@ def _cell(x: float, y: float, value: Number, low: float, high: float, what: str)
 
 
 MARKS = (
-    '<circle r="5"/>',
-    '<rect x="-4.5" y="-4.5" width="9" height="9"/>',
-    '<path d="M0-6 5.5 4.5-5.5 4.5z"/>',
-    '<path d="M0-6 6 0 0 6-6 0z"/>',
+    '<circle r="4.5"/>',
+    '<rect x="-4" y="-4" width="8" height="8"/>',
+    '<path d="M0-5.5 5 4-5 4z"/>',
+    '<path d="M0-5.5 5.5 0 0 5.5-5.5 0z"/>',
 )
 
 
 def dot_plot(title: str, rows: Sequence[str], series: Sequence[tuple[str, Sequence[Number]]]) -> str:
-    """One line per row, one mark per series; shape as well as colour tells the series apart. Axis from 0 to 1."""
+    """One line per row, one mark per series; shape, place and colour tell the series apart.
+
+    The axis ends at 1 and begins at 0, or lower where values are, at most at -1; what lies below stands at its edge.
+    """
     known = [value for _, values in series for value in values if value is not None]
-    low = min(0.0, max(-1.0, *known, -1.0) if not known else max(-1.0, min(known)))
-    left, span, top = _label_width(rows), 460.0, 34.0
-    height = top + CELL_HEIGHT * len(rows) + 26
-    parts = [_open(left + span + 30, height, title)]
-    x = left
+    low = max(-1.0, min([0.0, *known]))
+    left, span, top = _label_width(rows), 460.0, 18.0 * len(series) + 16
+    bottom = top + ROW_HEIGHT * len(rows)
+    parts = [_open(left + span + 30, bottom + 26, title)]
     for index, (name, _) in enumerate(series):
-        parts.append(_mark(index, x + 6, 12) + f'<text class="axis" x="{x + 16:.1f}" y="16">{escape(name)}</text>')
-        x += 34 + LETTER * len(name)
-    bottom = top + CELL_HEIGHT * len(rows)
-    ticks = [tick / 4 for tick in range(int(low * 4), 5)]
-    for tick in ticks:
+        parts.append(_mark(index, left + 6, 12 + 18 * index))
+        parts.append(f'<text class="axis" x="{left + 18:.1f}" y="{16 + 18 * index}">{escape(name)}</text>')
+    for tick in (step / 4 for step in range(-4, 5) if step / 4 >= low):
         at = left + span * (tick - low) / (1 - low)
         parts.append(f'<path class="grid" d="M{at:.1f} {top:.1f}V{bottom:.1f}"/>')
         parts.append(f'<text class="axis mid" x="{at:.1f}" y="{bottom + 16:.1f}">{tick:g}</text>')
     for i, name in enumerate(rows):
-        y = top + CELL_HEIGHT * (i + 0.5)
+        y = top + ROW_HEIGHT * (i + 0.5)
         parts.append(f'<text class="axis end" x="{left - 10:.1f}" y="{y + 4:.1f}">{_label(name)}</text>')
         parts.append(f'<path class="grid" d="M{left:.1f} {y:.1f}h{span:.1f}"/>')
         for index, (label, values) in enumerate(series):
             value = values[i]
             if value is not None:
                 at = left + span * (min(max(value, low), 1.0) - low) / (1 - low)
-                parts.append(_mark(index, at, y, f"{name}, {label}: {value:.3f}"))
+                shift = (index - (len(series) - 1) / 2) * 5
+                parts.append(_mark(index, at, y + shift, f"{name}, {label}: {value:.3f}"))
     return "".join([*parts, "</svg>"])
 
 
