@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from lib_loraclr.formats.keys.keymap import KeyMap
+
 UNET_TARGETS = r"transformer_blocks\.0\.(attn\d\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))$"
 TEXT_TARGETS = r"layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])$"
 
@@ -41,15 +43,29 @@ def targets(root: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module, str
             yield name, root.get_submodule(parent), leaf
 
 
+def kohya_names(unet: nn.Module, text: nn.Module) -> dict[nn.Module, str]:
+    """Key prefix in a kohya file of every linear layer.
+
+    The UNet's names are those of the original code base: A1111 numbers diffusers' block names as if every level had two
+    residual blocks, and the miniature has one; every host knows the original names.
+    """
+    linear = {f"unet.{n}": m for n, m in unet.named_modules() if isinstance(m, nn.Linear)}
+    inside = {"text_encoder.text_model." + n.removeprefix("text_model."): m for n, m in text.named_modules()}
+    linear |= {name: module for name, module in inside.items() if isinstance(module, nn.Linear)}
+    names = KeyMap.from_layers([f"unet.{n}" for n, _ in unet.named_modules()] + list(inside))
+    return {module: names.kohya(name, sdxl=False, ldm=True) for name, module in linear.items()}
+
+
 def inject(unet: nn.Module, text: nn.Module, rank: int, alpha: float, seed: int) -> dict[str, LoraLinear]:
     """Replace the target layers; returns the new layers by their kohya names."""
     g = torch.Generator().manual_seed(seed)
     layers: dict[str, LoraLinear] = {}
-    for root, pattern, prefix in ((unet, UNET_TARGETS, "lora_unet_"), (text, TEXT_TARGETS, "lora_te_text_model_")):
-        for name, parent, leaf in targets(root, pattern):
+    names = kohya_names(unet, text)
+    for root, pattern in ((unet, UNET_TARGETS), (text, TEXT_TARGETS)):
+        for _, parent, leaf in targets(root, pattern):
             layer = LoraLinear(getattr(parent, leaf), rank, alpha, g)
             setattr(parent, leaf, layer)
-            layers[prefix + name.removeprefix("text_model.").replace(".", "_")] = layer
+            layers[names[layer.base]] = layer
     return layers
 
 
@@ -83,11 +99,7 @@ def load_into(layers: dict[str, LoraLinear], path: Path) -> None:
 
 def add_to_weights(unet: nn.Module, text: nn.Module, paths: list[Path], weight: float = 1.0) -> dict[str, Tensor]:
     """Add files to the weights of linear layers (the stacked sum); returns the old weights for `restore`."""
-    modules = {"lora_unet_" + n.replace(".", "_"): m for n, m in unet.named_modules() if isinstance(m, nn.Linear)}
-    modules |= {
-        "lora_te_text_model_" + n.removeprefix("text_model.").replace(".", "_"): m
-        for n, m in text.named_modules() if isinstance(m, nn.Linear)
-    }  # fmt: skip
+    modules = {name: module for module, name in kohya_names(unet, text).items()}
     old: dict[str, Tensor] = {}
     for path in paths:
         state = load_file(path)
@@ -102,11 +114,9 @@ def add_to_weights(unet: nn.Module, text: nn.Module, paths: list[Path], weight: 
 
 def restore(unet: nn.Module, text: nn.Module, old: dict[str, Tensor]) -> None:
     """Undo `add_to_weights`."""
-    for root, prefix in ((unet, "lora_unet_"), (text, "lora_te_text_model_")):
-        for n, m in root.named_modules():
-            name = prefix + n.removeprefix("text_model.").replace(".", "_")
-            if name in old:
-                m.weight.data.copy_(old[name])
+    for module, name in kohya_names(unet, text).items():
+        if name in old:
+            module.weight.data.copy_(old[name])
 
 
 def model_hash(data: bytes) -> str:
