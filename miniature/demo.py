@@ -239,6 +239,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "outputs", metavar="DIR", help="default: outputs/")
     parser.add_argument("--miniature", type=Path, default=HERE, metavar="DIR", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
+    if not (given.miniature / "concepts.json").exists():
+        print(
+            f"The trained miniature is not in {given.miniature}; miniature/README.md says how to make it.",
+            file=sys.stderr,
+        )
+        return 1
     start = time.monotonic()
     given.out.mkdir(parents=True, exist_ok=True)
     try:
