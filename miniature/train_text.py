@@ -1,12 +1,13 @@
 """Training the text encoder alone, from text: it must tell words apart before a UNet can listen to them.
 
-A narrow encoder trained only through a young UNet's loss ends with nearly the same features for every caption, and then no
-trigger can select a concept. Real Stable Diffusion has CLIP, whose features differ by order 1; this stage gives the
-miniature the same property, and the encoder is frozen afterwards, as CLIP is.
+A narrow encoder trained only through a young UNet's loss ends with nearly the same features for every caption, and
+then no trigger can select a concept. Real Stable Diffusion has CLIP, whose features differ by order 1; this stage gives
+the miniature the same property, and the encoder is frozen afterwards, as CLIP is.
 
-Two contrastive tasks over the batch (InfoNCE): every position names its own token, and the end-of-text position and the
-padding after it (which the UNet attends to as well) name the tokens of the whole caption. Random words of the vocabulary
-are put into half of the captions, so that words no caption uses pass through too: they are the triggers of later LoRAs.
+Two contrastive tasks over the batch (InfoNCE): every position names its own token, and the end-of-text position and
+the padding after it (which the UNet attends to as well) name the tokens of the whole caption. Random words of the
+vocabulary are put into half of the captions, so that words no caption uses pass through too: they are the triggers of
+later LoRAs.
 """
 
 from __future__ import annotations
@@ -75,6 +76,6 @@ def train_text(work: Path, minutes: float, batch: int = 64, seed: int = 0) -> No
         optimiser.zero_grad()
         step += 1
         if step % 50 == 0:
-            print(f"text {step} words {named.item():.3f} captions {bag.item():.3f} contrast {contrast(features.detach()):.2f}",
-                  flush=True)  # fmt: skip
+            losses = f"words {named.item():.3f} captions {bag.item():.3f}"
+            print(f"text {step} {losses} contrast {contrast(features.detach()):.2f}", flush=True)
     torch.save({"text": text.state_dict(), "step": step}, work / "text.pt")
