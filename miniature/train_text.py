@@ -47,7 +47,7 @@ def caption_loss(
 
 
 def contrast(features: Tensor) -> float:
-    """InfoNCE of one end-of-text or padding position per caption against the mean token embedding of each caption."""
+    """Mean relative difference |a - b| / |a| between features (n, 77, d) of different captions; order 1 for CLIP."""
     other = features.roll(1, 0)
     return float(((features - other).norm(dim=-1) / features.norm(dim=-1).clamp(min=1e-6))[:, 2:].mean())
 
