@@ -59,14 +59,14 @@ def train_text(work: Path, minutes: float, batch: int = 64, seed: int = 0) -> No
     heads = nn.ModuleList(nn.Linear(TEXT["hidden_size"], TEXT["hidden_size"]) for _ in range(2))
     optimiser = torch.optim.AdamW([*text.parameters(), *heads.parameters()], lr=1e-3, weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)
+    any_word = torch.arange(320, 49406)  # a random word goes before the first of these in a caption
     start, step = time.time(), 0
     while (progress := (time.time() - start) / 60 / minutes) < 1:
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 100) * (1 - progress)
         rows = torch.randint(0, len(tokens), (batch,), generator=generator)
         ids = tokens[rows, torch.randint(0, tokens.shape[1], (batch,), generator=generator)].long()
-        anything = torch.arange(49406)
-        ids = insert_words(ids, anything[320:], generator, share=0.5)
+        ids = insert_words(ids, any_word, generator, share=0.5)
         features = text(ids).last_hidden_state
         embedding = text.get_input_embeddings().weight
         named = position_loss(features, ids, embedding, heads[0])
