@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lib_loraclr.formats.keys.keymap import KeyMap
 
-UNET_TARGETS = r"transformer_blocks\.0\.(attn\d\.to_(q|k|v|out\.0)|ff\.net\.(0\.proj|2))$"
-TEXT_TARGETS = r"layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])$"
+# Attention alone, as in ED-LoRA and the first LoRA trainers.
+UNET_TARGETS = r"transformer_blocks\.0\.attn\d\.to_(q|k|v|out\.0)$"
+TEXT_TARGETS = r"layers\.\d+\.self_attn\.(q|k|v|out)_proj$"
 
 
 class LoraLinear(nn.Module):

@@ -12,8 +12,8 @@ SCALE = 0.18215
 UNET_WIDTHS = (64, 128, 128)  # the LDM code multiplies: each must be a whole multiple of the first
 VAE_WIDTHS = (32, 32, 64, 64)
 TEXT = {
-    "vocab_size": 49408, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4,
-    "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "projection_dim": 64,
+    "vocab_size": 49408, "hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "projection_dim": 96,
     "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407,
 }  # fmt: skip
 

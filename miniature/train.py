@@ -1,6 +1,6 @@
 """Rebuild the miniature: python -m miniature.train STAGE --work FOLDER [--out FOLDER] [--device cpu|cuda].
 
-Stages, in order: draw, vae, latents, embedder, unet, decoder, export, loras, check; `all` runs them one after another.
+Stages, in order: draw, text, vae, latents, embedder, unet, decoder, export, loras, check; `all` runs one after another.
 Every stage goes on from what its work folder already holds.
 """
 
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from . import data, publish, train_embedder, train_loras, train_unet, train_vae
+from . import data, publish, train_embedder, train_loras, train_text, train_unet, train_vae
 from .evaluate import Check, evaluate
 from .export import check_checkpoint, write_checkpoint
 from .model import build_text, build_unet, build_vae
 
 HERE = Path(__file__).resolve().parent
-STAGES = ("draw", "vae", "latents", "embedder", "unet", "decoder", "export", "loras", "check")
-MINUTES = {"vae": 20.7, "embedder": 3.2, "unet": 60.0, "decoder": 5.0}
+STAGES = ("draw", "text", "vae", "latents", "embedder", "unet", "decoder", "export", "loras", "check")
+MINUTES = {"text": 4.0, "vae": 20.7, "embedder": 3.2, "unet": 60.0, "decoder": 5.0}
 
 
 def export(work: Path, out: Path) -> None:
@@ -35,35 +36,44 @@ def export(work: Path, out: Path) -> None:
     publish.publish(out)
 
 
+def encode(work: Path, device: str) -> None:
+    """Latents of the pictures, once."""
+    if not (work / "latents.done").exists():
+        train_vae.encode_stage(work, device)
+
+
+def teach(args: argparse.Namespace) -> None:
+    """The LoRAs that are not there yet."""
+    changes = {"rank": args.rank, "alpha": args.rank, "steps": args.steps}
+    recipe = replace(train_loras.Recipe(), **{k: v for k, v in changes.items() if v})
+    train_loras.train_loras(args.out / "miniature.safetensors", args.out / "loras", recipe, args.device, args.concept)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Identity cosines of the single LoRAs to singles.json, pictures to the work folder."""
+    settings = Check(args.out, args.count, device=args.device, full=not args.quick)
+    report = evaluate(settings, args.concept, args.work / "singles.png")
+    report["settings"] = {"pictures": args.count, "seed": settings.seed, "stack": settings.stack}
+    (args.out / "singles.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
 def run_stage(stage: str, args: argparse.Namespace) -> None:
     """Run one stage."""
-    work, out, device = args.work, args.out, args.device
+    work, device = args.work, args.device
     minutes = args.minutes or MINUTES.get(stage, 0)
-    if stage == "draw":
-        data.draw_stage(work, args.pictures)
-    elif stage == "vae":
-        train_vae.train_vae(work, minutes, device)
-    elif stage == "latents":
-        if not (work / "latents.done").exists():
-            train_vae.encode_stage(work, device)
-    elif stage == "embedder":
-        train_embedder.train_embedder(work, out, minutes)
-    elif stage == "unet":
-        train_unet.train_unet(work, minutes, device)
-    elif stage == "decoder":
-        train_vae.train_decoder(work, minutes, device)
-    elif stage == "export":
-        export(work, out)
-    elif stage == "loras":
-        recipe = train_loras.Recipe()
-        changes = {"rank": args.rank, "alpha": args.rank, "steps": args.steps}
-        recipe = replace(recipe, **{k: v for k, v in changes.items() if v})
-        train_loras.train_loras(out / "miniature.safetensors", out / "loras", recipe, device, args.concept)
-    else:
-        check = Check(out, args.count, device=device, full=not args.quick)
-        report = evaluate(check, args.concept, args.work / "singles.png")
-        report["settings"] = {"pictures": args.count, "seed": check.seed, "stack": check.stack}
-        (out / "singles.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    stages: dict[str, Callable[[], object]] = {
+        "draw": lambda: data.draw_stage(work, args.pictures),
+        "text": lambda: train_text.train_text(work, minutes),
+        "vae": lambda: train_vae.train_vae(work, minutes, device),
+        "latents": lambda: encode(work, device),
+        "embedder": lambda: train_embedder.train_embedder(work, args.out, minutes),
+        "unet": lambda: train_unet.train_unet(work, minutes, device),
+        "decoder": lambda: train_vae.train_decoder(work, minutes, device),
+        "export": lambda: export(work, args.out),
+        "loras": lambda: teach(args),
+        "check": lambda: check(args),
+    }
+    stages[stage]()
 
 
 def main() -> None:

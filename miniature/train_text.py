@@ -4,10 +4,9 @@ A narrow encoder trained only through a young UNet's loss ends with nearly the s
 then no trigger can select a concept. Real Stable Diffusion has CLIP, whose features differ by order 1; this stage gives
 the miniature the same property, and the encoder is frozen afterwards, as CLIP is.
 
-Two contrastive tasks over the batch (InfoNCE): every position names its own token, and the end-of-text position and
-the padding after it (which the UNet attends to as well) name the tokens of the whole caption. Random words of the
-vocabulary are put into half of the captions, so that words no caption uses pass through too: they are the triggers of
-later LoRAs.
+Contrastive tasks over the batch (InfoNCE): every position names its own token and those before it ("hair" knows that it
+is "red"), and the end-of-text position and the padding after it (which the UNet attends to as well) name the tokens of
+the whole caption. Random words are put into half of the captions, so that words no caption uses pass through too.
 """
 
 from __future__ import annotations
@@ -20,17 +19,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .model import TEXT, build_text
-from .train_unet import insert_words, token_table
+from .tokens import END, insert_words, token_table
 
-END = 49407
 TEMPERATURE = 0.07
+BACK = (0, 1, 2, 3)  # positions name the tokens this far before them
+SHARE = 0.5  # captions with a random word
 
 
-def position_loss(features: Tensor, ids: Tensor, embedding: Tensor, head: nn.Module) -> Tensor:
-    """InfoNCE of each word's feature (n, 77, d) against the embeddings of all distinct tokens of the batch."""
-    words = (ids != END) & (torch.arange(ids.shape[1]) > 0)
-    distinct, targets = ids[words].unique(return_inverse=True)
-    named = F.normalize(head(features[words]), dim=-1)
+def position_loss(features: Tensor, ids: Tensor, embedding: Tensor, head: nn.Module, back: int) -> Tensor:
+    """InfoNCE of each word's feature (n, 77, d) against the embedding of the token `back` places before it.
+
+    The rivals are all distinct tokens of the batch.
+    """
+    width = ids.shape[1]
+    words = ((ids != END) & (torch.arange(width) > 0))[:, back:]
+    before = ids[:, : width - back]
+    distinct, targets = before[words].unique(return_inverse=True)
+    named = F.normalize(head(features[:, back:][words]), dim=-1)
     return F.cross_entropy(named @ F.normalize(embedding[distinct], dim=-1).T / TEMPERATURE, targets)
 
 
@@ -53,29 +58,32 @@ def contrast(features: Tensor) -> float:
 
 
 def train_text(work: Path, minutes: float, batch: int = 64, seed: int = 0) -> None:
-    """Train for some minutes and write `text.pt`; the schedule is one warm-up and a cosine to zero."""
+    """Train for some minutes and write `text.pt`, once; the schedule is one warm-up and a line to zero."""
+    if (work / "text.pt").exists():
+        return
     tokens = token_table(work)
+    torch.manual_seed(seed)  # initial weights only
     text = build_text()
-    heads = nn.ModuleList(nn.Linear(TEXT["hidden_size"], TEXT["hidden_size"]) for _ in range(2))
+    width = TEXT["hidden_size"]
+    heads = nn.ModuleList(nn.Linear(width, width) for _ in (*BACK, "caption"))
     optimiser = torch.optim.AdamW([*text.parameters(), *heads.parameters()], lr=1e-3, weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)
-    any_word = torch.arange(320, 49406)  # a random word goes before the first of these in a caption
     start, step = time.time(), 0
     while (progress := (time.time() - start) / 60 / minutes) < 1:
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 100) * (1 - progress)
         rows = torch.randint(0, len(tokens), (batch,), generator=generator)
         ids = tokens[rows, torch.randint(0, tokens.shape[1], (batch,), generator=generator)].long()
-        ids = insert_words(ids, any_word, generator, share=0.5)
+        ids = insert_words(ids, generator, SHARE)
         features = text(ids).last_hidden_state
         embedding = text.get_input_embeddings().weight
-        named = position_loss(features, ids, embedding, heads[0])
-        bag = caption_loss(features, ids, embedding, heads[1], generator)
-        (named + bag).backward()
+        named = [position_loss(features, ids, embedding, heads[k], back) for k, back in enumerate(BACK)]
+        bag = caption_loss(features, ids, embedding, heads[-1], generator)
+        (torch.stack(named).sum() + bag).backward()
         optimiser.step()
         optimiser.zero_grad()
         step += 1
         if step % 50 == 0:
-            losses = f"words {named.item():.3f} captions {bag.item():.3f}"
+            losses = f"words {' '.join(f'{x.item():.3f}' for x in named)} captions {bag.item():.3f}"
             print(f"text {step} {losses} contrast {contrast(features.detach()):.2f}", flush=True)
     torch.save({"text": text.state_dict(), "step": step}, work / "text.pt")

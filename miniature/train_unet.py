@@ -1,4 +1,4 @@
-"""Training the UNet and the text encoder together, from scratch, on latents that were encoded once."""
+"""Training the UNet from scratch on latents that were encoded once; the text encoder is frozen, as CLIP is."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import data
 from .model import alphas_cumprod, build_text, build_unet, build_vae
 from .optim import Muon
-from .sampling import Pipeline, contact_sheet, load_tokenizer, tokenize
+from .sampling import Pipeline, contact_sheet
+from .tokens import insert_words, token_table
 from .train_vae import schedule
-from .world import CLASSES
 
 PREVIEW_MINUTES = 12
+SHARE = 0.1  # captions with a word that means nothing: the base draws the class until a LoRA says more
 PREVIEW = [
     "a photo of a man",
     "a photo of a woman in a forest",
@@ -42,18 +42,6 @@ PREVIEW = [
 ]
 
 
-def token_table(work: Path) -> Tensor:
-    """Token ids of every caption, (pictures, 3, 77) int32; cached in the work folder."""
-    path = work / "tokens.pt"
-    if not path.exists():
-        _, records = data.load(work)
-        tokenizer = load_tokenizer()
-        flat = [text for record in records for text in record["captions"]]  # type: ignore[union-attr]
-        parts = [tokenize(tokenizer, flat[i : i + 5000]).int() for i in range(0, len(flat), 5000)]
-        torch.save(torch.cat(parts).reshape(len(records), 3, 77), path)
-    return torch.load(path, weights_only=True)
-
-
 def loss_weight(alphas: Tensor, gamma: float = 5.0) -> Tensor:
     """Min-SNR weight for epsilon prediction (Hang et al. 2023), (steps,)."""
     snr = alphas / (1 - alphas)
@@ -66,36 +54,19 @@ def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
     return (slices / batch * 1000).long().clamp(max=999)
 
 
-def insert_words(ids: Tensor, class_ids: Tensor, generator: torch.Generator, share: float = 0.2) -> Tensor:
-    """Put a random word of the vocabulary before the class word in a share of the rows, (n, 77) ids.
-
-    So the base ignores words that it does not know, and "a photo of <any trigger> man" is a man until a LoRA says more.
-    """
-    out = ids.clone()
-    chosen = torch.rand(len(ids), generator=generator) < share
-    words = torch.randint(256, 49406, (len(ids),), generator=generator)
-    for row in chosen.nonzero().flatten().tolist():
-        at = torch.isin(ids[row], class_ids).nonzero().flatten()
-        if len(at):
-            k = int(at[0])
-            out[row, k + 1 :] = ids[row, k:-1]
-            out[row, k], out[row, -1] = words[row], ids[row, -1]
-    return out
-
-
 @dataclass
 class Shared:
     """What the worker processes have in common, all in shared memory: weights, their averages and all gradients."""
 
     unet: nn.Module
-    text: nn.Module
+    text: nn.Module  # frozen
     averages: list[Tensor]
     gradients: list[list[Tensor]]  # per worker, per parameter
     barrier: Barrier
 
     def parameters(self) -> list[nn.Parameter]:
-        """Parameters of both modules in a fixed order."""
-        return [*self.unet.parameters(), *self.text.parameters()]
+        """What is trained, in a fixed order."""
+        return list(self.unet.parameters())
 
 
 def owners(parameters: list[nn.Parameter], workers: int) -> list[int]:
@@ -114,7 +85,6 @@ class Feed:
     def __init__(self, work: Path, batch: int, seed: int, device: str) -> None:
         self.latents = torch.from_numpy(np.load(work / "latents.npy"))
         self.tokens, self.batch, self.device = token_table(work), batch, device
-        self.class_ids = tokenize(load_tokenizer(), list(CLASSES))[:, 1]
         self.alphas = alphas_cumprod().float().to(device)
         self.weights = loss_weight(self.alphas)
         self.g = torch.Generator().manual_seed(seed)
@@ -123,27 +93,28 @@ class Feed:
         """Weighted noise-prediction loss of a fresh batch."""
         rows = torch.randint(0, len(self.latents), (self.batch,), generator=self.g)
         ids = self.tokens[rows, torch.randint(0, 3, (self.batch,), generator=self.g)].long()
-        ids = insert_words(ids, self.class_ids, self.g).to(self.device)
+        ids = insert_words(ids, self.g, SHARE).to(self.device)
         t = stratified_times(self.batch, self.g).to(self.device)
         x0 = self.latents[rows].float().to(self.device)
         noise = torch.randn(x0.shape, generator=self.g).to(self.device)
         a = self.alphas[t].view(-1, 1, 1, 1)
-        out = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, text(ids).last_hidden_state).sample
+        with torch.no_grad():
+            context = text(ids).last_hidden_state
+        out = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, context).sample
         return ((out - noise).square().mean((1, 2, 3)) * self.weights[t]).mean()
 
 
 def averaged(shared: Shared) -> dict[str, dict[str, Tensor]]:
-    """State dicts of UNet and text encoder with the averaged weights."""
-    means = iter(shared.averages)
-    out = {}
-    for name, module in (("unet", shared.unet), ("text", shared.text)):
-        state = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
-        out[name] = state | {k: next(means).cpu().clone() for k, _ in module.named_parameters()}
-    return out
+    """State dicts of the UNet with averaged weights and of the text encoder."""
+    means = zip(shared.unet.named_parameters(), shared.averages, strict=True)
+    return {
+        "unet": {name: mean.cpu().clone() for (name, _), mean in means},
+        "text": {k: v.detach().cpu().clone() for k, v in shared.text.state_dict().items()},
+    }
 
 
 def _save(work: Path, shared: Shared, spent: float, step: int) -> None:
-    live = {"unet": shared.unet.state_dict(), "text": shared.text.state_dict(), "spent": spent, "step": step}
+    live = {"unet": shared.unet.state_dict(), "spent": spent, "step": step}
     for name, value in (("unet.pt", live), ("unet_ema.pt", averaged(shared))):
         torch.save(value, work / (name + ".tmp"))
         (work / (name + ".tmp")).replace(work / name)
@@ -168,8 +139,7 @@ def _worker(rank: int, workers: int, shared: Shared, work: Path, minutes: float,
     for p, g in zip(parameters, shared.gradients[rank], strict=True):
         p.grad = g
     mine = [i for i, owner in enumerate(owners(parameters, workers)) if owner == rank]
-    embeddings = [p for n, p in shared.text.named_parameters() if "embedding" in n]
-    plain = [*embeddings, shared.unet.conv_in.weight, shared.unet.conv_out.weight]
+    plain = [shared.unet.conv_in.weight, shared.unet.conv_out.weight]
     optimiser = Muon([parameters[i] for i in mine], lr=0.02, adam_lr=2e-3, adam_only=plain)
     feed = Feed(work, batch // workers, 1000 * step + rank, device)
     own_average, own = [shared.averages[i] for i in mine], [parameters[i].detach() for i in mine]
@@ -208,20 +178,20 @@ def train_unet(work: Path, minutes: float, device: str, batch: int = 32, seed: i
     On a CPU there is one process with one thread for each core: the layers are too small to be worth splitting.
     """
     torch.manual_seed(seed)  # initial weights only
-    unet, text = build_unet(), build_text()
+    unet, text = build_unet(), build_text().requires_grad_(False)
+    text.load_state_dict(torch.load(work / "text.pt", weights_only=True)["text"])
     spent, step, averages = 0.0, 0, None
     if (work / "unet.pt").exists():
         saved = torch.load(work / "unet.pt", weights_only=True, map_location="cpu")
         unet.load_state_dict(saved["unet"])
-        text.load_state_dict(saved["text"])
         spent, step = saved["spent"], saved["step"]
         ema = torch.load(work / "unet_ema.pt", weights_only=True, map_location="cpu")
-        averages = [ema[k][n].clone() for k, m in (("unet", unet), ("text", text)) for n, _ in m.named_parameters()]
+        averages = [ema["unet"][name].clone() for name, _ in unet.named_parameters()]
     if spent >= minutes:
         return
     unet, text = unet.to(device), text.to(device)
     workers = (os.cpu_count() or 1) if device == "cpu" else 1
-    parameters = [*unet.parameters(), *text.parameters()]
+    parameters = list(unet.parameters())
     averages = [a.to(device) for a in averages] if averages else [p.detach().clone() for p in parameters]
     gradients = [[torch.zeros_like(p) for p in parameters] for _ in range(workers)]
     context = torch.multiprocessing.get_context("spawn")

@@ -80,7 +80,7 @@ def test_final_layer_norm_of_the_text_model_has_a_mean() -> None:
 
 def test_configuration_beside_the_checkpoint() -> None:
     text = json.loads((ROOT / "clip" / "config.json").read_text(encoding="utf-8"))
-    assert (text["hidden_size"], text["vocab_size"], text["num_attention_heads"]) == (64, 49408, 8)
+    assert (text["hidden_size"], text["vocab_size"], text["num_attention_heads"]) == (96, 49408, 8)
     yaml = (ROOT / "miniature.yaml").read_text(encoding="utf-8")
     assert "model_channels: 64" in yaml
     assert "channel_mult: [ 1, 2, 2 ]" in yaml
