@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from string import Template
 
 import torch
 from torch import Tensor
@@ -97,13 +98,7 @@ def from_ldm(
     return unet_out, vae_out, text_out
 
 
-def yaml_text() -> str:
-    """An LDM configuration file with the widths of this model."""
-    base = UNET_WIDTHS[0]
-    assert all(w % base == 0 for w in UNET_WIDTHS)
-    multiples = ", ".join(str(w // base) for w in UNET_WIDTHS)
-    vae_multiples = ", ".join(str(w // VAE_WIDTHS[0]) for w in VAE_WIDTHS)
-    return f"""model:
+_YAML = Template("""model:
   base_learning_rate: 1.0e-04
   target: ldm.models.diffusion.ddpm.LatentDiffusion
   params:
@@ -119,7 +114,7 @@ def yaml_text() -> str:
     cond_stage_trainable: false
     conditioning_key: crossattn
     monitor: val/loss_simple_ema
-    scale_factor: {SCALE}
+    scale_factor: $scale
     use_ema: False
 
     unet_config:
@@ -128,14 +123,14 @@ def yaml_text() -> str:
         image_size: 12
         in_channels: 4
         out_channels: 4
-        model_channels: {base}
+        model_channels: $base
         attention_resolutions: [ 4, 2, 1 ]
         num_res_blocks: 1
-        channel_mult: [ {multiples} ]
+        channel_mult: [ $multiples ]
         num_heads: 8
         use_spatial_transformer: True
         transformer_depth: 1
-        context_dim: {TEXT["hidden_size"]}
+        context_dim: $context
         use_checkpoint: False
         legacy: False
 
@@ -150,8 +145,8 @@ def yaml_text() -> str:
           resolution: 96
           in_channels: 3
           out_ch: 3
-          ch: {VAE_WIDTHS[0]}
-          ch_mult: [ {vae_multiples} ]
+          ch: $vae_base
+          ch_mult: [ $vae_multiples ]
           num_res_blocks: 1
           attn_resolutions: []
           dropout: 0.0
@@ -162,4 +157,18 @@ def yaml_text() -> str:
       target: ldm.modules.encoders.modules.FrozenCLIPEmbedder
       params:
         version: clip
-"""
+""")
+
+
+def yaml_text() -> str:
+    """An LDM configuration file with the widths of this model."""
+    base, vae_base = UNET_WIDTHS[0], VAE_WIDTHS[0]
+    assert all(width % base == 0 for width in UNET_WIDTHS)
+    return _YAML.substitute(
+        scale=SCALE,
+        base=base,
+        multiples=", ".join(str(width // base) for width in UNET_WIDTHS),
+        context=TEXT["hidden_size"],
+        vae_base=vae_base,
+        vae_multiples=", ".join(str(width // vae_base) for width in VAE_WIDTHS),
+    )

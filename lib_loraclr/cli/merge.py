@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,15 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
+    _add_inputs(parser.add_argument)
+    _add_solution(parser.add_argument)
+    _add_outputs(parser.add_argument)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_inputs(add: Callable[..., object]) -> None:
+    """What is merged."""
     add(
         "recipe",
         nargs="?",
@@ -79,6 +88,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add(
         "--lora-dir", metavar="DIR", help="where the inputs of a recipe read from a merged file are; default: beside it"
     )
+
+
+def _add_solution(add: Callable[..., object]) -> None:
+    """How it is merged."""
     add("--method", metavar="NAME", help=f"one of {', '.join(METHODS)} (see below); default contrastive")
     add(
         "--preset",
@@ -95,10 +108,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add("--dtype", choices=DTYPES, help="precision of the file; fp16 halves it and every host reads it (default)")
     add("--device", metavar="D", help="cpu, cuda, cuda:1 …; auto takes a GPU when there is one (default)")
     add("--seed", type=int, metavar="S", help="same seed, same inputs: same file, byte for byte (default 0)")
-    add("--out", metavar="FILE", help="the merged file, .safetensors")
-    add("--overwrite", action="store_true", help="replace the output when it exists")
-    add("--report", metavar="DIR", help="write a report (JSON and one HTML page) there; costs a few extra solves")
-    add("--cache", metavar="DIR", help="where captured statistics are kept, so that the next merge only solves")
     add(
         "--option",
         action="append",
@@ -106,8 +115,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="an option of the method or of the capture, repeated (see below)",
     )
-    parser.set_defaults(run=run)
-    return parser
+
+
+def _add_outputs(add: Callable[..., object]) -> None:
+    """Where results go."""
+    add("--out", metavar="FILE", help="the merged file, .safetensors")
+    add("--overwrite", action="store_true", help="replace the output when it exists")
+    add("--report", metavar="DIR", help="write a report (JSON and one HTML page) there; costs a few extra solves")
+    add("--cache", metavar="DIR", help="where captured statistics are kept, so that the next merge only solves")
 
 
 def _method_help() -> str:

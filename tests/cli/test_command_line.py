@@ -219,6 +219,28 @@ def test_the_ending_of_the_output_is_checked_before_the_inputs(
     assert answer["error"]["code"] == "bad-output-name"
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (RuntimeError("index out of range"), "unexpected", "RuntimeError: index out of range"),
+        (MemoryError(), "out-of-memory", "The machine's memory is full; nothing was written."),
+    ],
+)
+def test_a_defect_is_status_1_and_still_one_object(
+    error: Exception, code: str, sentence: str, monkeypatch: pytest.MonkeyPatch, loras: list[Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lib_loraclr.jobs.merge.solve", broken)
+    out = tmp_path / "out.safetensors"
+    status, answer, err = run(capsys, "merge", "--method", "sum", "--lora", loras[0], "--lora", loras[1], "--out", out)
+    assert (status, answer["ok"], answer["error"]["code"], answer["error"]["message"]) == (1, False, code, sentence)
+    assert ("Traceback" in err) == (code == "unexpected")
+    assert names_in(tmp_path) == []
+
+
 def test_help_of_every_command() -> None:
     process = start("merge", "--help")
     out, err = process.communicate(timeout=120)
