@@ -70,7 +70,10 @@ class Application(Protocol):
     def catalogue(self) -> Catalogue: ...
 
     def model(self) -> ModelInfo | None:
-        """The checkpoint that a job would use now; cheap (no loading, no hashing); None when there is none."""
+        """The checkpoint that a job would use now; cheap (no loading, no hashing); None when there is none.
+
+        `sha256` is empty while the hash is not known.
+        """
         ...
 
     def open_host(self, checkpoint: Path | None, device: str) -> DiffusionHost:
@@ -85,9 +88,12 @@ class Application(Protocol):
         """Where captured statistics are kept between jobs (None: nowhere)."""
         ...
 
-    def job(self, title: str, task_id: str) -> AbstractContextManager[Progress]:
+    def job(
+        self, title: str, task_id: str, phases: Sequence[tuple[str, float]] = ()
+    ) -> AbstractContextManager[Progress]:
         """Scope of one job: waits for the program's queue, shows its progress bar under `task_id`, and cancels.
 
+        `phases` (from `jobs.expected`) makes `fraction` and the bar those of the whole job, not of the phase.
         The Progress raises `Cancelled` after the program's Interrupt or Skip button or after `cancel(task_id)`.
         """
         ...

@@ -42,7 +42,7 @@ def load_checkpoint(
     file = SafetensorsFile.open(path)
     shapes = {key: info.shape for key, info in file.tensors.items() if not key.startswith("model_ema.")}
     yaml_path = Path(config) if config is not None else path.with_suffix(".yaml")
-    yaml = _read_yaml(yaml_path) if config is not None or yaml_path.is_file() else None
+    yaml = read_yaml(yaml_path) if config is not None or yaml_path.is_file() else None
     architecture = read_architecture(shapes, yaml, path.name, yaml_path.name)
     parts = split_checkpoint({key: file.read(key) for key in shapes}, path=path)
     kind = DTYPES[dtype] if isinstance(dtype, str) else dtype
@@ -68,7 +68,8 @@ def _require_packages() -> None:
         ) from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The model configuration beside a checkpoint. Raises InputError "unreadable-config"."""
     import yaml
 
     try:
