@@ -23,12 +23,16 @@ Job = Run | Lockstep
 
 @dataclass(frozen=True)
 class CaptureConcept:
-    """One LoRA of a merge: how prompts call it and what it adds (user's weight folded in) by canonical layer name."""
+    """One LoRA of a merge: how prompts call it and what it adds (user's weight folded in) by canonical layer name.
+
+    `prompts` are templates of its own in place of the usual ones; held-out prompts stay the usual ones.
+    """
 
     name: str
     trigger: str
     class_word: str
     deltas: Mapping[str, Delta] = field(repr=False)
+    prompts: tuple[str, ...] = ()
 
 
 def capture(
@@ -212,6 +216,8 @@ def _concept_runs(
 ) -> list[Run]:
     called = prompts.phrase(concept.trigger, concept.class_word)
     many, few, _ = prompts.templates_for(called, settings.templates)
+    if concept.prompts:
+        many = few = concept.prompts
     count = len(settings.text_templates)  # the same for every concept, whatever its own templates: lock step
     runs = [Run(prompts.filled(many, called, number * (count + 1), count), (), deltas)]
     if settings.preset == "full":

@@ -102,6 +102,7 @@ def _file_inputs(task: Task, outcomes: Sequence[ConceptOutcome]) -> list[dict[st
                 "te_weight": concept.choice.text_weight,
                 "trigger": concept.trigger,
                 "class_word": concept.class_word,
+                **({"prompts": list(concept.choice.prompts)} if concept.choice.prompts else {}),
                 **({"fidelity": fidelity_numbers} if fidelity_numbers else {}),
             }
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.jobs.reading import Reader, array, flag, integer, number, object_, one_of, resolve, text
+from lib_loraclr.jobs.reading import Reader, array, flag, integer, number, object_, one_of, resolve, templates, text
 
 OPTIONS_VERSION = 1
 PRESETS = ("instant", "text", "full")
@@ -31,6 +31,8 @@ class LoraChoice:
 
     `te_weight` None means the same as `weight`. `trigger` None means "what the file's metadata says", the empty text
     means that the LoRA has no trigger (styles). `class_word` is what the concept is without its LoRA ("woman").
+    `prompts` are what the model draws while the LoRA is watched, `{c}` for trigger and class word and `{other}` for
+    something else; none means the usual ones.
     `sha256`, when given, must be the file's hash: a recipe can insist on the very files it was made with.
     """
 
@@ -40,6 +42,7 @@ class LoraChoice:
     trigger: str | None = None
     class_word: str | None = None
     sha256: str | None = None
+    prompts: tuple[str, ...] = ()
 
     @property
     def text_weight(self) -> float:
@@ -93,6 +96,8 @@ def _choice_recipe(choice: LoraChoice) -> dict[str, Any]:
         value = getattr(choice, name)
         if value is not None:
             entry[name] = value
+    if choice.prompts:
+        entry["prompts"] = list(choice.prompts)
     return entry
 
 
@@ -154,6 +159,7 @@ def _choices(read: Reader) -> list[LoraChoice]:
             trigger=item.get("trigger", text, None),
             class_word=item.get("class_word", text, None),
             sha256=item.get("sha256", text, None),
+            prompts=item.get("prompts", templates, ()),
         )
         item.finish()
         choices.append(choice)

@@ -68,6 +68,17 @@ def one_of(allowed: Sequence[str]) -> Callable[[Any], str]:
     return check
 
 
+def templates(value: Any) -> tuple[str, ...]:
+    """Prompts in which {c} and {other} may stand, and no other field."""
+    prompts = array(value)
+    try:
+        for prompt in prompts:
+            text(prompt).format(c="", other="")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise ValueError("prompts with no other braces than {c} and {other}") from None
+    return tuple(prompts)
+
+
 def resolve(path: str, folder: Path | None) -> Path:
     """A path as the user wrote it, `~` expanded, against `folder` when relative."""
     return Path(path).expanduser() if folder is None else folder / Path(path).expanduser()

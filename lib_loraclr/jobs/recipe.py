@@ -39,7 +39,7 @@ def _from_merged(path: Path, folder: Path) -> dict[str, Any]:
     recipe = recipe_of(SafetensorsFile.open(path).metadata)
     if recipe is None:
         raise InputError("no-recipe", "The file holds no recipe; it was not merged by this program.", file=str(path))
-    fields = ("weight", "te_weight", "trigger", "class_word", "sha256")
+    fields = ("weight", "te_weight", "trigger", "class_word", "sha256", "prompts")
     entries: list[dict[str, Any]] = []
     for stored in recipe.get("inputs", ()):
         file = find_lora(str(stored.get("file", stored.get("name", ""))), folder).absolute()

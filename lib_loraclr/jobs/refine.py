@@ -39,7 +39,7 @@ def gather(
     The running merge is always gradient fusion: its result does not depend on margin or rank, so a merge with another
     margin or rank finds all rounds in the cache. Targets stay the LoRAs' own responses (dataset aggregation).
     """
-    chosen = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas) for c in concepts]
+    chosen = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas, c.choice.prompts) for c in concepts]
     with watch("capture"):
         teacher = capture(host, chosen, plan.capture, progress=progress, cache=cache)
     everything = teacher

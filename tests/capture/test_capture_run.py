@@ -251,6 +251,20 @@ def test_cancel_leaves_no_hook_and_keeps_what_is_finished(
     assert torch.equal(found[QUERY].concepts[0].total, plain[QUERY].concepts[0].total)
 
 
+def test_prompts_of_its_own_take_the_place_of_the_usual_ones(
+    host: StandaloneHost, concepts: Sequence[CaptureConcept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    encode = host.encode
+    monkeypatch.setattr(host, "encode", lambda prompts: asked.extend(prompts) or encode(prompts))
+    own = replace(concepts[0], prompts=("an etching of {c}", "{c} under {other}"))
+    capture(host, [own, concepts[1]], SETTINGS)
+    assert "an etching of ann4 woman" in asked
+    assert any(prompt.startswith("ann4 woman under a ") for prompt in asked)
+    assert "a photo of ann4 woman" not in asked
+    assert "a photo of r3x dog" in asked
+
+
 def test_error_inside_the_model_leaves_no_hook(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> None:
     calls = 0
 

@@ -133,6 +133,18 @@ def test_a_recipe_comes_back_as_it_was(tmp_path: Path) -> None:
     assert parse_merge_options(again) == options
 
 
+def test_prompts_of_a_lora_are_templates_and_survive_the_recipe() -> None:
+    mine = ["a sketch of {c}", "{c} beside {other}"]
+    options = parse_merge_options({**GOOD, "lora": [{"file": "a.safetensors", "prompts": mine}, "b.safetensors"]})
+    assert options.lora[0].prompts == tuple(mine)
+    assert "prompts" not in options.as_recipe()["lora"][1]
+    assert parse_merge_options(json.loads(json.dumps(options.as_recipe()))) == options
+    for wrong in ("{trigger}", "{", "{0}", "{c.x}", 3):
+        with pytest.raises(InputError) as caught:
+            parse_merge_options({**GOOD, "lora": [{"file": "a", "prompts": ["{c}", wrong]}]})
+        assert caught.value.key == "lora[0].prompts"
+
+
 def test_paths_of_a_recipe_start_from_its_folder(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({**GOOD, "report": "/elsewhere"}), encoding="utf-8")
