@@ -13,7 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The loaded checkpoint: `family` is "sd1", "sd2" or "sdxl"; `sha256` keys the statistics cache."""
+    """The loaded checkpoint: `family` is "sd1", "sd2" or "sdxl"; `sha256` keys the statistics cache.
+
+    `variant` names the settings of the program that change what the model computes ("clip skip 2"); it is part of the
+    key too, and empty where nothing departs from the checkpoint.
+    """
 
     name: str
     family: str
@@ -21,6 +25,7 @@ class ModelInfo:
     native_size: int
     device: torch.device
     dtype: torch.dtype
+    variant: str = ""
 
 
 @dataclass(frozen=True)

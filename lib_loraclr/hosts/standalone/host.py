@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.hosts.ports import ModelInfo, Progress, SampleRequest
+from lib_loraclr.hosts.samplers import SAMPLERS, Schedule, first_noise, initial_noise
 
 from .architecture import Architecture
-from .samplers import SAMPLERS, Schedule, first_noise
 from .text import Conditioning, TextStack
 
 
@@ -70,11 +70,8 @@ class StandaloneHost:
     @torch.no_grad()
     def sample(self, request: SampleRequest, progress: Progress | None = None, *, conditioning: Any = None) -> Tensor:
         """Latents (n, c, h, w), float32; cfg_scale 1 runs the conditional branch only, else both, that one last."""
-        if request.sampler not in SAMPLERS:
-            known = ", ".join(SAMPLERS)
-            raise InputError("bad-option", f"There is no sampler {request.sampler}; known: {known}.", key="sampler")
-        if len(request.seeds) != len(request.prompts):
-            raise ValueError(f"{len(request.prompts)} prompts but {len(request.seeds)} seeds")
+        factor = 2 ** (len(self.architecture.vae["block_out_channels"]) - 1)
+        noise = initial_noise(request, self.architecture.unet["in_channels"], factor).to(self._info.device)
         condition = self.encode(request.prompts) if conditioning is None else conditioning
         rows = len(condition)
         branches = self._branches(condition, request)
@@ -91,7 +88,6 @@ class StandaloneHost:
                 progress.step()
             return self.schedule.clean(latents, output, step)
 
-        noise = self._first_noise(request)
         return SAMPLERS[request.sampler](self.schedule, denoise, noise, request.steps)
 
     def conditional_rows(self) -> slice | None:
@@ -151,17 +147,6 @@ class StandaloneHost:
         width, height = size
         times = torch.tensor([[height, width, 0, 0, height, width]], device=self._info.device, dtype=self._info.dtype)
         return {"text_embeds": branches.pooled.to(self._info.dtype), "time_ids": times.expand(len(branches), -1)}
-
-    def _first_noise(self, request: SampleRequest) -> Tensor:
-        widths = self.architecture.vae["block_out_channels"]
-        factor = 2 ** (len(widths) - 1)
-        width, height = request.size
-        if width % factor or height % factor or min(width, height) < factor:
-            raise InputError(
-                "bad-option", f"Width and height must be multiples of {factor}, not {width} x {height}.", key="size"
-            )
-        shape = (self.architecture.unet["in_channels"], height // factor, width // factor)
-        return torch.stack([first_noise(seed, shape) for seed in request.seeds]).to(self._info.device)
 
     @torch.no_grad()
     def _ask_prediction(self) -> str:

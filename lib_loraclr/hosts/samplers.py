@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.hosts.ports import SampleRequest
 
 Denoise = Callable[[Tensor, int], Tensor]  # latents, timestep -> prediction of x0
 
@@ -80,3 +81,22 @@ SAMPLERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
 def first_noise(seed: int, shape: tuple[int, int, int]) -> Tensor:
     """Noise of one picture, drawn on the CPU: the same on every device and in every batch."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def initial_noise(request: SampleRequest, channels: int, factor: int) -> Tensor:
+    """(n, channels, h, w) on the CPU for pictures that are `factor` times as large as their latents.
+
+    Raises InputError "bad-option" for a sampler that does not exist and a size that does not divide.
+    """
+    if request.sampler not in SAMPLERS:
+        known = ", ".join(SAMPLERS)
+        raise InputError("bad-option", f"There is no sampler {request.sampler}; known: {known}.", key="sampler")
+    if len(request.seeds) != len(request.prompts):
+        raise ValueError(f"{len(request.prompts)} prompts but {len(request.seeds)} seeds")
+    width, height = request.size
+    if width % factor or height % factor or min(width, height) < factor:
+        raise InputError(
+            "bad-option", f"Width and height must be multiples of {factor}, not {width} x {height}.", key="size"
+        )
+    shape = (channels, height // factor, width // factor)
+    return torch.stack([first_noise(seed, shape) for seed in request.seeds])
