@@ -61,7 +61,8 @@ class Answer:
         return "\n".join([*(str(path) for path in self.outcome.files), *warnings_text(self.outcome.warnings)])
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def picture_size(text: str | None) -> tuple[int, int] | None:
+    """WxH as (width, height); None stays None. Raises InputError."""
     if text is None:
         return None
     width, times, height = text.lower().partition("x")
@@ -79,7 +80,7 @@ def run(parsed: argparse.Namespace) -> Answer:
         seed=parsed.seed,
         steps=parsed.steps,
         cfg=parsed.cfg,
-        size=_size(parsed.size),
+        size=picture_size(parsed.size),
         count=parsed.count,
         grid=parsed.grid,
         lora_dir=Path(parsed.lora_dir) if parsed.lora_dir else None,

@@ -1,0 +1,270 @@
+"""`evaluate` on the tiny checkpoint: what is compared, how it goes on after a stop, what its folder and page hold."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_evaluation_numbers import Bright, Colour, flat
+from tiny_loras import Recorder, options_for
+
+from lib_loraclr.cli import main
+from lib_loraclr.core.errors import Cancelled, InputError
+from lib_loraclr.hosts.standalone import load_checkpoint
+from lib_loraclr.jobs.evaluation.curves import Chart, Series, nice_ticks, to_image, to_svg
+from lib_loraclr.jobs.evaluation.folder import EvaluationFolder, slug, write_picture
+from lib_loraclr.jobs.evaluation.job import evaluate
+from lib_loraclr.jobs.evaluation.meters import Meters
+from lib_loraclr.jobs.evaluation.options import EvaluateOptions, Subject, load_set
+from lib_loraclr.jobs.evaluation.painting import Brush
+from lib_loraclr.jobs.merge import merge
+from lib_loraclr.jobs.options import LoraChoice
+
+METERS = Meters(Colour(), Colour(), Bright(), thresholds={"colour": 0.9})
+BRUSH = Brush(steps=2, cfg=2.0, size=(64, 64))
+
+
+def open_tiny(checkpoint, device):
+    return load_checkpoint(checkpoint, device=device)
+
+
+def open_meters(options):
+    return METERS, None
+
+
+@pytest.fixture(scope="module")
+def merged(loras, tiny_sd1, cache, tmp_path_factory):
+    """All three LoRAs as one file by the exact sum, in full precision."""
+    out = tmp_path_factory.mktemp("merged") / "summed.safetensors"
+    options = options_for(loras, out, tiny_sd1, cache, quick=False, method="sum", preset="instant", dtype="fp32")
+    merge(options, open_host=open_tiny, progress=Recorder())
+    return out
+
+
+@pytest.fixture(scope="module")
+def options(loras, tiny_sd1, merged, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    reference = folder / "red.png"
+    write_picture(reference, flat((200, 0, 0))[0])
+    subjects = tuple(
+        Subject(path.stem, LoraChoice(path, trigger=f"{path.stem} man"), references=(reference,), prompts=("day {c}",))
+        for path in loras
+    )
+    return EvaluateOptions(
+        subjects, folder / "out", tiny_sd1, (merged,), stacked=True, pictures=2, brush=BRUSH, neutral=("a dog",)
+    )
+
+
+@pytest.fixture(scope="module")
+def outcome(options):
+    return evaluate(options, open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+
+
+def pictures_of(folder: Path, way: str) -> np.ndarray:
+    paths = sorted((folder / "pictures" / way).glob("*.png"))
+    assert paths
+    return np.stack([np.asarray(Image.open(path)).astype(int) for path in paths])
+
+
+def test_a_summed_file_is_the_stack_and_single_is_neither(options, outcome):
+    assert [row["method"] for row in outcome.rows] == ["none", "single", "stacked", "summed"]
+    stack, summed, single = (pictures_of(options.out, way) for way in ("stacked", "summed", "single"))
+    assert np.abs(stack - summed).max() <= 1
+    assert np.abs(stack[: len(single)] - single).max() > 1
+    rows = {row["method"]: row for row in outcome.rows}
+    assert rows["summed"]["identity_cosine"] == pytest.approx(rows["stacked"]["identity_cosine"], abs=1e-3)
+    assert rows["summed"]["drift"] == pytest.approx(rows["stacked"]["drift"], abs=0.02)
+    assert rows["stacked"]["drift"] > 0.05
+    assert rows["none"]["drift"] is None
+    assert {row["n"] for row in outcome.rows} == {3}
+
+
+def test_the_numbers_are_those_of_the_pictures(options, outcome):
+    """Recomputed from the PNG files: mean cosine of the mean colour to red."""
+    found = []
+    for name in ("kib", "vex", "zor"):
+        for k in (1, 2):
+            mean = (
+                np.asarray(Image.open(options.out / "pictures" / "single" / f"{name}-{k}.png")).reshape(-1, 3).mean(0)
+            )
+            found.append(mean[0] / np.linalg.norm(mean))
+    row = next(row for row in outcome.rows if row["method"] == "single")
+    assert row["identity_cosine"] == pytest.approx(np.mean(found), abs=1e-4)
+    assert row["identity_rate"] == pytest.approx(np.mean(np.array(found) >= 0.9), abs=1e-4)
+    assert row["worst_identity_cosine"] == pytest.approx(min(np.mean(found[k : k + 2]) for k in (0, 2, 4)), abs=1e-4)
+
+
+def test_it_goes_on_where_it_was(options, outcome, tmp_path):
+    fresh = replace(options, out=tmp_path / "stopped")
+    stop = Recorder(cancel_in="Painting: all LoRAs stacked")
+    with pytest.raises(Cancelled):
+        evaluate(fresh, open_host=open_tiny, open_meters=open_meters, progress=stop)
+    stopped = EvaluationFolder.open(fresh.out)
+    assert [row["method"] for row in stopped.data["rows"]] == ["none", "single"]
+    before = (fresh.out / "pictures" / "single" / "zor-1.png").stat().st_mtime_ns
+    lost = fresh.out / "pictures" / "single" / "kib-2.png"
+    lost.unlink()
+    again = evaluate(fresh, open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+    assert again.rows == outcome.rows
+    assert lost.exists()
+    assert (fresh.out / "pictures" / "single" / "zor-1.png").stat().st_mtime_ns == before
+    assert (fresh.out / "evaluation.json").read_bytes() == (options.out / "evaluation.json").read_bytes()
+
+
+def test_another_evaluation_is_not_mixed_in(options, outcome):
+    other = replace(options, seed=7)
+    kept = (options.out / "evaluation.json").read_bytes()
+    with pytest.raises(InputError) as caught:
+        evaluate(other, open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+    assert caught.value.code == "output-exists"
+    assert (options.out / "evaluation.json").read_bytes() == kept
+
+
+def test_overwriting_paints_anew_and_spares_strangers(options, tmp_path):
+    small = replace(options, out=tmp_path / "e", merged=(), stacked=False, subjects=options.subjects[:1], pictures=1)
+    evaluate(small, open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+    (small.out / "notes.txt").write_text("mine")
+    first = pictures_of(small.out, "single")
+    evaluate(replace(small, seed=7, overwrite=True), open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+    assert np.abs(pictures_of(small.out, "single") - first).max() > 1
+    assert (small.out / "notes.txt").read_text() == "mine"
+    assert EvaluationFolder.open(small.out).data["settings"]["seed"] == 7
+
+
+def test_the_page_opens_without_a_network(options, outcome):
+    page = outcome.report.read_text()
+    assert page.startswith("<!doctype html>")
+    assert "default-src 'none'" in page
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert "http" not in page.replace("http-equiv", "")
+    # three concepts, two pictures each in four columns of methods, and one reference each
+    assert page.count("data:image/jpeg;base64,") == 3 * (4 * 2 + 1)
+    assert "all LoRAs stacked" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"merged": (Path("/nowhere.safetensors"),)}, "file-not-found"),
+        ({"out": Path("/proc/version/x")}, "folder-missing"),
+    ],
+)
+def test_wrong_paths_are_found_before_the_model(options, change, code):
+    with pytest.raises(InputError) as caught:
+        evaluate(
+            replace(options, **change), open_host=lambda *_: pytest.fail("opened"), open_meters=open_meters,
+            progress=Recorder(),
+        )  # fmt: skip
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("change", [{"subjects": ()}, {"pictures": 0}, {"brush": Brush(steps=0)}])
+def test_wrong_options(options, change):
+    with pytest.raises(InputError):
+        replace(options, **change)
+    with pytest.raises(InputError, match="Two concepts"):
+        replace(options, subjects=options.subjects[:1] * 2)
+
+
+def test_a_set_file(tmp_path, loras):
+    text = {
+        "checkpoint": "model.safetensors", "embedder": "e.safetensors", "unrelated": 1, "neutral_prompts": ["", "a"],
+        "generation": {"width": 96, "height": 64, "steps": 3, "cfg_scale": 2.5, "negative_prompt": "no"},
+        "concepts": [
+            {"name": "a", "kind": "style", "trigger": "zor style", "file": "l/a.safetensors", "references": ["r/a.png"],
+             "prompts": ["x {c}"]},
+            {"name": "b", "file": "l/b.safetensors"},
+        ],
+    }  # fmt: skip
+    path = tmp_path / "set.json"
+    path.write_text(json.dumps(text))
+    found = load_set(path)
+    assert [s.name for s in found.subjects] == ["a", "b"]
+    assert found.subjects[0].choice.file == tmp_path / "l/a.safetensors"
+    assert found.subjects[0].references == (tmp_path / "r/a.png",)
+    assert found.subjects[0].filled("zor style", "") == ("x zor style",)
+    assert found.brush == Brush(3, 2.5, (96, 64), "no")
+    assert (found.checkpoint, found.neutral) == (tmp_path / "model.safetensors", ("", "a"))
+    assert [s.name for s in load_set(path, ["b"]).subjects] == ["b"]
+    for wrong in ("{", "[]", '{"concepts": []}', '{"concepts": [{"name": "a"}]}', '{"concepts": [1]}'):
+        path.write_text(wrong)
+        with pytest.raises(InputError):
+            load_set(path)
+
+
+def test_the_command_line(options, outcome, merged, tiny_sd1, loras, tmp_path, capsys):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("day {c}\n\n")
+    reference = str(options.subjects[0].references[0])
+    arguments = ["evaluate", "--checkpoint", tiny_sd1, "--merged", merged, "--pictures", 2, "--steps", 2, "--cfg", 2,
+                 "--size", "64x64", "--prompts", prompts, "--device", "cpu", "--out", tmp_path / "out",
+                 "--json"]  # fmt: skip
+    for path in loras:
+        arguments += ["--lora", path, "--trigger", f"{path.stem} man", "--references", reference]
+    assert main([str(a) for a in arguments]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["ok"] is True
+    assert [row["method"] for row in answer["rows"]] == ["none", "single", "summed"]
+    assert answer["rows"][1]["identity_cosine"] is None, "no embedder was given"
+    painted = pictures_of(tmp_path / "out", "single")
+    np.testing.assert_array_equal(painted, pictures_of(options.out, "single"))
+    assert main(["evaluate", "--checkpoint", str(tiny_sd1), "--out", str(tmp_path / "x")]) == 2
+    assert main([str(a) for a in arguments[:-1]] + ["--clip", str(tmp_path), "--overwrite"]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+def test_names_become_safe_file_names():
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("zor (2)") == "zor-(2)"
+    assert slug("..") == "unnamed"
+
+
+CHART = Chart(
+    "Identity <by> N", "LoRAs merged", "mean cosine",
+    [Series("ours", [(1, 0.6), (2, 0.58), (12, 0.5)], [0.0, 0.01, 0.02], strong=True),
+     Series("sum & stack", [(1, 0.6), (2, 0.2), (12, -0.1)])],
+    [(1, "1"), (2, "2"), (12, "12")], ("single", 0.6),
+)  # fmt: skip
+
+
+def test_a_chart_as_svg_and_as_png():
+    tree = ElementTree.fromstring(to_svg(CHART))
+    texts = [element.text for element in tree.iter("text")]
+    for wanted in ("Identity <by> N", "LoRAs merged", "mean cosine", "ours", "sum & stack", "single", "12"):
+        assert wanted in texts
+    lines = {e.get("class"): e.get("points") for e in tree.iter("polyline") if "curve" in e.get("class", "")}
+    ours = [tuple(map(float, p.split(","))) for p in lines["c0 curve"].split()] if "c0 curve" in lines else []
+    assert ours, lines.keys()
+    image = to_image(CHART)
+    assert image.size == (1720, 920)
+    colours = {colour for _, colour in image.getcolors(1 << 20)}
+    assert (11, 95, 165) in colours, "the first line"
+    assert (179, 89, 0) in colours, "the second line"
+
+
+def test_marks_stand_where_their_values_are():
+    """Larger values are higher, x is linear, and the level lies at its value."""
+    tree = ElementTree.fromstring(to_svg(CHART))
+    marks = []
+    for group in tree.iter("g"):
+        x, y = re.match(r"translate\(([\d.]+),([\d.]+)\)", group.get("transform")).groups()
+        marks.append((float(x), float(y), group.find("title").text))
+    ours, other = marks[:3], marks[3:]
+    assert [m[2] for m in ours] == ["ours: 0.600 at 1", "ours: 0.580 at 2", "ours: 0.500 at 12"]
+    (x1, y1, _), (x2, _, _), (x12, y12, _) = ours
+    assert (x2 - x1) / (x12 - x1) == pytest.approx(1 / 11, abs=0.01)
+    scale = (y12 - y1) / 0.1
+    assert other[2][1] - y1 == pytest.approx(0.7 * scale, abs=1)
+    level = next(e for e in tree.iter("polyline") if e.get("class") == "level curve")
+    assert float(level.get("points").split()[0].split(",")[1]) == pytest.approx(y1, abs=0.11)
+
+
+def test_ticks_are_round_and_span_the_values():
+    assert nice_ticks(-0.1, 0.62) == [-0.2, 0.0, 0.2, 0.4, 0.6, 0.8]
+    assert nice_ticks(0.5, 0.5)[0] <= 0.5 <= nice_ticks(0.5, 0.5)[-1]
