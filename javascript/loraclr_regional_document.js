@@ -1,0 +1,290 @@
+/* The layout being edited: the spec, what is selected, undo and redo. No DOM.
+ * The text form is the spec's JSON: keys at their default are left out, keys this version does not know are kept. */
+"use strict";
+
+var loraclrRegional = window.loraclrRegional || {};
+
+(() => {
+    const R = loraclrRegional;
+    const HISTORY = 200;
+    const COALESCE_MS = 1000;
+
+    const clone = (value) => JSON.parse(JSON.stringify(value));
+    const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+    const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+
+    /** `given` over `defaults`, objects key by key; null in `given` means the default. */
+    function filled(given, defaults) {
+        const result = {...given};
+        for (const [key, value] of Object.entries(defaults)) {
+            if (isObject(value)) result[key] = filled(isObject(given[key]) ? given[key] : {}, value);
+            else if (given[key] === undefined || given[key] === null) result[key] = clone(value);
+        }
+        return result;
+    }
+
+    /** What of `given` differs from `defaults`. */
+    function sparse(given, defaults) {
+        const result = {};
+        for (const [key, value] of Object.entries(given)) {
+            if (isObject(value) && isObject(defaults[key])) {
+                const inner = sparse(value, defaults[key]);
+                if (Object.keys(inner).length) result[key] = inner;
+            } else if (!(key in defaults) || !same(value, defaults[key])) result[key] = value;
+        }
+        return result;
+    }
+
+    const isPoint = (p) => Array.isArray(p) && p.length === 2 && p.every(Number.isFinite);
+
+    /** Can this shape be drawn and edited here? */
+    function drawable(shape) {
+        if (!isObject(shape)) return false;
+        if (shape.t === "box") return Array.isArray(shape.r) && shape.r.length === 4 && shape.r.every(Number.isFinite);
+        if (shape.t === "poly") return Array.isArray(shape.p) && shape.p.length > 2 && shape.p.every(isPoint);
+        if (shape.t !== "mask") return false;
+        try {
+            return Boolean(R.mask.fromShape(shape));
+        } catch (error) {
+            return false;
+        }
+    }
+
+    class RegionalDocument {
+        /** `defaults` is {spec, region} as the server's parser has them; `changed(source)` is called after every change. */
+        constructor(defaults, changed = () => {}) {
+            this.defaults = defaults;
+            this.changed = changed;
+            this.width = this.height = 512;
+            this.spec = filled({regions: []}, defaults.spec);
+            this.selected = null;
+            this.undoStack = [];
+            this.redoStack = [];
+            this.last = {key: null, time: 0};
+        }
+
+        get regions() {
+            return this.spec.regions;
+        }
+
+        /** Region by id, the selected one without it; null if there is none. */
+        region(id = this.selected) {
+            return this.regions.find((region) => region.id === id) || null;
+        }
+
+        /** Regions from the lowest to the topmost. */
+        stacked() {
+            return this.regions.map((region, i) => [region, i]).sort((a, b) => a[0].z - b[0].z || a[1] - b[1]).map(([region]) => region);
+        }
+
+        text() {
+            const {spec, region} = this.defaults;
+            const regions = this.regions.map((one) => {
+                const {id, shape, prompt, ...rest} = one;
+                return {id, ...(shape ? {shape} : {}), prompt, ...sparse(rest, region)};
+            });
+            return JSON.stringify({v: this.spec.v, ...sparse({...this.spec, regions: undefined, v: undefined}, spec), regions});
+        }
+
+        /** Replaces the layout by a spec's text and returns null, or a sentence that says what is wrong with it. */
+        load(text, {history = true, source = "load"} = {}) {
+            let spec;
+            try {
+                spec = text.trim() ? JSON.parse(text) : {};
+            } catch (error) {
+                return "The regions are not valid JSON: " + error.message;
+            }
+            if (!isObject(spec)) return "The regions are not a JSON object.";
+            if (spec.regions !== undefined && !(Array.isArray(spec.regions) && spec.regions.every(isObject))) {
+                return "'regions' is not a list of objects.";
+            }
+            if (history && this.text() !== text) this.snapshot();
+            this.adopt(spec);
+            this.changed(source);
+            return null;
+        }
+
+        adopt(spec) {
+            const used = new Set();
+            const regions = (spec.regions || []).map((given) => {
+                const region = filled(given, this.defaults.region);
+                region.prompt = typeof given.prompt === "string" ? given.prompt : "";
+                region.id = typeof given.id === "string" && given.id && !used.has(given.id) ? given.id : null;
+                used.add(region.id);
+                return region;
+            });
+            this.spec = {...filled({...spec, regions: []}, this.defaults.spec), regions};
+            for (const region of regions) if (!region.id) region.id = this.freeId();
+            if (!this.region()) this.selected = null;
+        }
+
+        freeId() {
+            let number = 1;
+            while (this.regions.some((region) => region.id === "r" + number)) number++;
+            return "r" + number;
+        }
+
+        /** Puts the present state on the undo stack; calls with one key in quick succession count as one step. */
+        snapshot(key = null) {
+            const now = Date.now();
+            const more = key !== null && key === this.last.key && now - this.last.time < COALESCE_MS;
+            this.last = {key, time: now};
+            if (more) return;
+            this.undoStack.push({text: this.text(), selected: this.selected});
+            if (this.undoStack.length > HISTORY) this.undoStack.shift();
+            this.redoStack = [];
+        }
+
+        travel(from, to) {
+            const state = from.pop();
+            if (!state) return false;
+            to.push({text: this.text(), selected: this.selected});
+            this.adopt(JSON.parse(state.text));
+            this.selected = this.region(state.selected) ? state.selected : null;
+            this.last = {key: null, time: 0};
+            this.changed("history");
+            return true;
+        }
+
+        undo() {
+            return this.travel(this.undoStack, this.redoStack);
+        }
+
+        redo() {
+            return this.travel(this.redoStack, this.undoStack);
+        }
+
+        select(id) {
+            if (this.selected === id) return;
+            this.selected = id;
+            this.changed("selection");
+        }
+
+        /** Selects the next region in the list (`step` 1) or the previous one (-1), going round. */
+        selectNext(step) {
+            const count = this.regions.length;
+            if (!count) return;
+            const at = this.regions.findIndex((region) => region.id === this.selected);
+            this.select(this.regions[at < 0 ? (step > 0 ? 0 : count - 1) : (at + step + count) % count].id);
+        }
+
+        /** New region of this shape on top of the others, selected. */
+        add(shape, given = {}) {
+            this.snapshot();
+            const region = {...filled(given, this.defaults.region), prompt: given.prompt || "", id: this.freeId(), shape};
+            region.z = Math.max(this.defaults.region.z, ...this.regions.map((other) => other.z + (this.regions.length ? 1 : 0)));
+            this.regions.push(region);
+            this.selected = region.id;
+            this.changed("add");
+            return region;
+        }
+
+        remove(id = this.selected) {
+            const at = this.regions.findIndex((region) => region.id === id);
+            if (at < 0) return;
+            this.snapshot();
+            this.regions.splice(at, 1);
+            this.selected = this.regions.length ? this.regions[Math.min(at, this.regions.length - 1)].id : null;
+            this.changed("remove");
+        }
+
+        clear() {
+            if (!this.regions.length) return;
+            this.snapshot();
+            this.spec.regions = [];
+            this.selected = null;
+            this.changed("remove");
+        }
+
+        duplicate(id = this.selected) {
+            const region = this.region(id);
+            if (!region) return null;
+            const given = clone(region);
+            let shape = given.shape;
+            if (drawable(shape)) {
+                if (shape.t === "box") shape = {...shape, r: R.geometry.roundBox(R.geometry.moveBox(shape.r, 0.04, 0.04))};
+                if (shape.t === "poly") shape = {...shape, p: R.geometry.movePoints(shape.p, 0.04, 0.04)};
+            }
+            if (given.name) given.name += " copy";
+            return this.add(shape, given);
+        }
+
+        /** Changes keys of one region; calls with one `key` in quick succession are one undo step. */
+        update(id, change, key = null) {
+            const region = this.region(id);
+            if (!region || Object.entries(change).every(([name, value]) => same(region[name], value))) return;
+            this.snapshot(key);
+            Object.assign(region, change);
+            this.changed("update");
+        }
+
+        /** Changes a key of the whole layout, such as "feather" or "iso.s". */
+        set(path, value, key = null) {
+            const parts = path.split(".");
+            const name = parts.pop();
+            const owner = parts.reduce((object, part) => object[part], this.spec);
+            if (same(owner[name], value)) return;
+            this.snapshot(key);
+            owner[name] = value;
+            this.changed("update");
+        }
+
+        /** Moves a region one step up (1) or down (-1) in the stack, or to its end (Infinity, -Infinity). */
+        restack(id, step) {
+            const order = this.stacked();
+            const from = order.findIndex((region) => region.id === id);
+            const to = R.geometry.clamp(from + step, 0, order.length - 1);
+            if (from < 0 || from === to) return;
+            this.snapshot();
+            order.splice(to, 0, order.splice(from, 1)[0]);
+            order.forEach((region, i) => {
+                region.z = i;
+            });
+            this.changed("update");
+        }
+
+        /** Moves a region within the list; the stack stays as it is. */
+        reorder(id, step) {
+            const from = this.regions.findIndex((region) => region.id === id);
+            const to = from + step;
+            if (from < 0 || to < 0 || to >= this.regions.length) return;
+            this.snapshot();
+            this.regions.splice(to, 0, this.regions.splice(from, 1)[0]);
+            this.changed("update");
+        }
+
+        /** Replaces all shapes by boxes, keeping prompts in order; surplus regions go unless they hold a prompt. */
+        applyGrid(boxes) {
+            this.snapshot();
+            const old = this.regions.slice();
+            this.spec.regions = old.slice(0, boxes.length).concat(old.slice(boxes.length).filter((region) => region.prompt.trim()));
+            boxes.forEach((r, i) => {
+                const shape = {t: "box", r};
+                if (i < this.regions.length) this.regions[i].shape = shape;
+                else this.regions.push({...filled({}, this.defaults.region), prompt: "", id: this.freeId(), shape, z: i});
+            });
+            if (!this.region()) this.selected = this.regions.length ? this.regions[0].id : null;
+            this.changed("grid");
+        }
+
+        /** Box around a region's shape, or null. */
+        boundsOf(region) {
+            if (!region || !drawable(region.shape)) return null;
+            const {shape} = region;
+            return shape.t === "box" ? shape.r : shape.t === "poly" ? R.geometry.bounds(shape.p) : R.mask.bounds(R.mask.fromShape(shape));
+        }
+
+        /** Topmost region under (x, y) that is switched on; `below` looks under that one. */
+        hit(x, y, below = null) {
+            const order = this.stacked().reverse().filter((region) => drawable(region.shape));
+            const inside = order.filter(({shape}) => {
+                if (shape.t === "box") return R.geometry.inBox(shape.r, x, y);
+                return shape.t === "poly" ? R.geometry.inPolygon(shape.p, x, y) : R.mask.hit(R.mask.fromShape(shape), x, y);
+            });
+            const at = inside.findIndex((region) => region.id === below);
+            return inside[(at + 1) % Math.max(1, inside.length)] || null;
+        }
+    }
+
+    R.document = {RegionalDocument, drawable, filled, sparse};
+})();

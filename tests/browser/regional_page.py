@@ -1,0 +1,80 @@
+"""A plain gradio page with the regional panel in it, under either version of gradio: `python regional_page.py PORT`.
+
+It stands in for a WebUI: same hidden texts, size sliders and prompt ids, `style.css` and the JavaScript files in the
+order in which a WebUI lists them. "Generate" shows what the script would have been given; "Paste" sets the hidden text
+as pasting a picture's parameters does.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import gradio as gr  # noqa: E402
+
+from lib_loraclr.ui.regional.layouts import LayoutStore  # noqa: E402
+from lib_loraclr.ui.regional.panel import build_panel  # noqa: E402
+from lib_loraclr.ui.regional.services import Concept  # noqa: E402
+
+
+class Services:
+    """Counts words, knows two concepts."""
+
+    def count_tokens(self, texts: list[str]) -> list[tuple[int, int]]:
+        return [(len(text.split()), 75) for text in texts]
+
+    def concepts(self) -> list[Concept]:
+        return [Concept("anna", "anna1 woman", "merged"), Concept("bert", "bert1 man", "merged", 0.8)]
+
+
+@contextmanager
+def accordion(value: bool, label: str, elem_id: str) -> Iterator[Any]:
+    """As the hosts' InputAccordion: an open accordion and its value."""
+    enabled = gr.Checkbox(value=True, label=label, elem_id=elem_id)
+    with gr.Accordion(label, open=True):
+        yield enabled
+
+
+def build(folder: Path) -> gr.Blocks:
+    """The page."""
+    with gr.Blocks(analytics_enabled=False) as page:
+        gr.Textbox(value="two people", label="Prompt", elem_id="txt2img_prompt")
+        gr.Slider(64, 2048, value=512, label="Width", elem_id="txt2img_width")
+        gr.Slider(64, 2048, value=512, label="Height", elem_id="txt2img_height")
+        enabled, spec = build_panel("txt2img", lambda name: f"regional_{name}", accordion, Services(), LayoutStore(folder))
+        button = gr.Button("Generate", elem_id="generate")
+        shown = gr.Textbox(label="Given", elem_id="given", lines=3)
+        button.click(lambda on, text: json.dumps([on, text]), [enabled, spec], [shown])
+        pasted = gr.Textbox(label="Pasted", elem_id="pasted")
+        gr.Button("Paste", elem_id="paste").click(lambda text: text, [pasted], [spec])
+    return page
+
+
+def with_scripts() -> None:
+    """Puts style and JavaScript into the head of the page, file after file, as the WebUIs do."""
+    original = gr.routes.templates.TemplateResponse
+
+    def response(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        files = sorted((ROOT / "javascript").glob("loraclr_regional*.js"))
+        head = "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in files)
+        head += f"<style>{(ROOT / 'style.css').read_text(encoding='utf-8')}</style>"
+        result.body = result.body.replace(b"</head>", head.encode() + b"</head>")
+        result.init_headers()
+        return result
+
+    gr.routes.templates.TemplateResponse = response
+
+
+if __name__ == "__main__":
+    demo = build(Path(tempfile.mkdtemp()) / "layouts")
+    with_scripts()
+    demo.launch(server_port=int(sys.argv[1]), server_name="127.0.0.1", quiet=True, show_api=False)
