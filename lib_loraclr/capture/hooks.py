@@ -13,8 +13,9 @@ from weakref import ref
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib_loraclr.core.deltas import Delta, LowRank
+from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.response import Response, is_convolution, pair, unfolded_shape
 
 Receiver = Callable[[str, nn.Module, Tensor], None]
 
@@ -83,83 +84,42 @@ class SharedInputs:
 
 def input_features(module: nn.Module) -> int:
     """Columns of a layer's unfolded weight."""
-    return _shape(module)[1]
+    return unfolded_shape(module)[1]
 
 
 def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:
     """Inputs (n, ..., in) of a linear layer as they are; of a convolution, its patches (n, positions, in)."""
-    if not _is_convolution(module):
+    if not is_convolution(module):
         return inputs
-    kernel = _pair(module.kernel_size)
-    if kernel == (1, 1) and _pair(module.stride) == (1, 1):
+    kernel = pair(module.kernel_size)
+    if kernel == (1, 1) and pair(module.stride) == (1, 1):
         return inputs.flatten(2).transpose(1, 2)
     padding: Any = module.padding
     if isinstance(padding, str):
-        wanted = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, _pair(module.dilation), strict=True)]
+        wanted = [d * (k - 1) if padding == "same" else 0 for k, d in zip(kernel, pair(module.dilation), strict=True)]
         inputs = F.pad(inputs, [wanted[1] // 2, wanted[1] - wanted[1] // 2, wanted[0] // 2, wanted[0] - wanted[0] // 2])
         padding = 0
-    return F.unfold(inputs, kernel, _pair(module.dilation), padding, _pair(module.stride)).transpose(1, 2)
+    return F.unfold(inputs, kernel, pair(module.dilation), padding, pair(module.stride)).transpose(1, 2)
 
 
 class _Addition:
-    """The forward hook of one delta; factors are cast once per device and dtype."""
+    """The forward hook of one delta."""
 
     def __init__(self, name: str, module: nn.Module, delta: Delta, weight: float, rows: slice | None) -> None:
-        if delta.shape != _shape(module):
-            raise InputError(
-                "shape-mismatch", f"The update of {name} is {delta.shape}, but the layer is {_shape(module)}.", key=name
-            )
-        self.factors = (delta.down, delta.up * weight) if isinstance(delta, LowRank) else (delta.weight * weight,)
-        self.rows = rows
-        self.cast: tuple[Tensor, ...] = ()
+        self.response, self.rows = Response(name, module, delta, weight), rows
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         rows = self.rows
         given: Tensor = inputs[0] if rows is None else inputs[0][rows]
-        if not self.cast or self.cast[0].device != given.device or self.cast[0].dtype != given.dtype:
-            self.cast = tuple(factor.to(given.device, given.dtype) for factor in self.factors)
-        change = self._change(module, given).to(output.dtype)
+        change = self.response(module, given).to(output.dtype)
         if rows is None:
             return output + change
         changed = output.clone()
         changed[rows] += change
         return changed
 
-    def _change(self, module: nn.Module, given: Tensor) -> Tensor:
-        first, rest = self.cast[0], self.cast[1:]
-        if not _is_convolution(module):
-            change = F.linear(given, first)
-            return F.linear(change, rest[0]) if rest else change
-        kernel = _pair(module.kernel_size)
-        spread = first.reshape(first.shape[0], -1, *kernel)
-        layout: Any = (module.stride, module.padding, module.dilation)
-        change = F.conv2d(given, spread, None, *layout)
-        return F.conv2d(change, rest[0][:, :, None, None]) if rest else change
-
 
 def _module(modules: Mapping[str, nn.Module], name: str) -> nn.Module:
     if name not in modules:
         raise InputError("unknown-layer", f"The loaded model has no layer {name}.", key=name)
     return modules[name]
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    return hasattr(module, "kernel_size")
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _shape(module: nn.Module) -> tuple[int, int]:
-    """(out, in) of the unfolded weight, without the weight itself where it may be packed."""
-    if _is_convolution(module):
-        height, width = _pair(module.kernel_size)
-        channels: Any = module.in_channels
-        out: Any = module.out_channels
-        return int(out), int(channels) * height * width
-    if hasattr(module, "in_features"):
-        features: tuple[Any, Any] = (module.out_features, module.in_features)
-        return int(features[0]), int(features[1])
-    weight: Any = module.weight
-    return int(weight.shape[0]), int(weight.shape[1])

@@ -1,0 +1,79 @@
+"""The mixture of one attention layer, on the tokens that need it.
+
+    out(i) = w_0(i) A(q_i, C_0) + sum over r of w_r(i) A(q_i, C_r)
+
+A(q, C) is the layer's own attention with its output projection; because the weights add up to one, mixing after that
+projection is the same as before it. Each region is asked only for the tokens where its weight is above zero.
+(Mix-of-Show, Gu et al. 2023, region-aware cross-attention, with soft weights in place of boxes.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib_loraclr.regional.conditions import Call, RowIndex, Share
+from lib_loraclr.regional.layout import base_weight
+
+Attend = Callable[[Share, Tensor, Tensor, "Tensor | None"], Tensor]  # share, queries, context, tokens -> answer
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """Weights of one layer size at one moment. `values` (regions, tokens); `tokens[r]` where above zero, None: all."""
+
+    values: Tensor
+    tokens: tuple[Tensor | None, ...]
+    exact: Tensor  # values in float64 on the CPU, for base weights
+
+    @classmethod
+    def of(cls, weights: Tensor, like: Tensor) -> LayerWeights:
+        """From (regions, h, w) float64, for tensors like `like`."""
+        flat = weights.flatten(1)
+        found = [one.nonzero().flatten() for one in flat]
+        tokens = tuple(None if len(one) == flat.shape[1] else one.to(like.device) for one in found)
+        return cls(flat.to(like.device, like.dtype), tokens, flat)
+
+    def base(self, present: Sequence[Sequence[bool]]) -> Tensor:
+        """w_0 (rows, tokens): what the regions that a row has leave over."""
+        rows = [base_weight(self.exact * torch.tensor(list(one))[:, None]) for one in present]
+        return torch.stack(rows).to(self.values)
+
+
+def mix(call: Call, weights: LayerWeights, base: Tensor, queries: Tensor, output: Tensor, attend: Attend,
+        context_of: Callable[[Share], Tensor]) -> Tensor:  # fmt: skip
+    """The layer's new output (b, n, c) from its `output` with the picture's own prompt. `base` (b or 1, n)."""
+    mixed = output * base[:, :, None]
+    for share in call.shares:
+        tokens = weights.tokens[share.region]
+        if tokens is not None and not len(tokens):
+            continue
+        answer = attend(share, pick(queries, share.rows, tokens), context_of(share), tokens)
+        weight = weights.values[share.region]
+        if tokens is not None:
+            weight = weight[tokens]
+        put(mixed, share.rows, tokens, answer * weight[None, :, None])
+    return mixed
+
+
+def pick(values: Tensor, rows: RowIndex, tokens: Tensor | None) -> Tensor:
+    """values[rows][:, tokens] of (b, n, c)."""
+    chosen = values[rows]
+    return chosen if tokens is None else chosen.index_select(1, tokens)
+
+
+def put(target: Tensor, rows: RowIndex, tokens: Tensor | None, values: Tensor) -> None:
+    """target[rows][:, tokens] += values, in place."""
+    if isinstance(rows, slice):
+        part = target[rows]
+        if tokens is None:
+            part += values
+        else:
+            part.index_add_(1, tokens, values)
+    elif tokens is None:
+        target[rows] += values
+    else:
+        target[rows.to(target.device)[:, None], tokens[None]] += values

@@ -1,0 +1,263 @@
+"""`RegionalRuntime`: regions in a running UNet, by forward hooks that always go away again.
+
+A hook runs after the layer that it sits on and asks the layer's installed `forward` again, for the tokens and texts of
+each region. Whatever optimiser or other extension is installed there does the work; no attention is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lib_loraclr.regional.asking import ask, context_of, queries_of
+from lib_loraclr.regional.conditions import Call, RegionText, Row, Share, plan_call
+from lib_loraclr.regional.isolation import Subject, isolates, subjects, to_device
+from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.lora import MaskedLoras, RegionDeltas, Scope
+from lib_loraclr.regional.mixing import LayerWeights, mix, put
+from lib_loraclr.regional.pooled import PooledMap
+from lib_loraclr.regional.sites import AttentionBlock, Sites
+
+Size = tuple[int, int]
+
+
+class RegionalRuntime:
+    """One layout on one UNet. See the package's docstring for what an adapter calls and when.
+
+    `notes` collects one sentence for everything that could not be done, for the adapter to show.
+    """
+
+    def __init__(self, layout: Layout, sites: Sites) -> None:
+        self.layout, self.sites = layout, sites
+        self.notes: list[str] = []
+        self.scope: Scope | None = None
+        self._handles: list[RemovableHandle] = []
+        self._pooled = PooledMap(sites, self._weights_and_base)
+        self._sizes: dict[nn.Module, Size] = {}
+        self._progress = 0.0
+        self._conditions: Sequence[Sequence[RegionText]] = ()
+        self._call: Call | None = None
+        self._plans: dict[tuple[Row, ...], Call] = {}
+        self._weights: dict[tuple[Any, ...], LayerWeights] = {}
+        self._bases: dict[tuple[Any, ...], Tensor] = {}
+        self._subjects: dict[tuple[Any, ...], tuple[Subject, ...]] = {}
+
+    @property
+    def idle(self) -> bool:
+        """True where the layout has no region that acts in this pass: nothing is ever hooked."""
+        return not self.layout.regions
+
+    def install(self, loras: RegionDeltas | None = None) -> None:
+        """Hook the UNet. Installing again first removes what was there."""
+        self.remove()
+        if self.idle:
+            return
+        try:
+            for owner in self.sites.owners:
+                self._handles.append(owner.register_forward_pre_hook(self._before_owner, with_kwargs=True))
+            for block in self.sites.blocks:
+                self._handles.append(block.attn2.register_forward_hook(self._after_cross(block), with_kwargs=True))
+                if self.layout.spec.isolation.strength > 0:
+                    hook = self._after_self(block)
+                    self._handles.append(block.attn1.register_forward_hook(hook, with_kwargs=True))
+            if self.layout.spec.pooled:
+                self._handles += self._pooled.install()
+            if loras is not None:
+                self._handles += MaskedLoras(loras, self.sites, self._scope_now, self._weights_now).install()
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Take every hook away and forget the run; safe to call at any time, any number of times."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._abandon()
+        for cache in (self._sizes, self._plans, self._weights, self._bases, self._subjects):
+            cache.clear()
+        self._conditions = ()
+
+    @contextmanager
+    def installed(self, loras: RegionDeltas | None = None) -> Generator[RegionalRuntime]:
+        """Scope in which the hooks are there."""
+        try:
+            self.install(loras)
+            yield self
+        finally:
+            self.remove()
+
+    def begin_step(self, progress: float, conditions: Sequence[Sequence[RegionText]]) -> None:
+        """A sampling step: `progress` is step / steps; `conditions[picture][region]` are the texts of this step.
+
+        Passing the very same object again keeps what was computed for it.
+        """
+        if conditions is not self._conditions or self.layout.gates(progress) != self.layout.gates(self._progress):
+            self._plans.clear()
+        self._progress, self._conditions = progress, conditions
+
+    def begin_call(self, rows: Sequence[Row]) -> None:
+        """A UNet call with these batch rows starts. Raises ValueError for a picture that has no texts."""
+        key = tuple(rows)
+        if key not in self._plans:
+            self._plans[key] = plan_call(key, self._conditions, self.layout.gates(self._progress))
+        self._call = self._plans[key]
+        self._sizes.clear()
+        self._pooled.begin(self._call)
+        self.scope = Scope()
+
+    def end_call(self) -> None:
+        """It is over. After an error `begin_call` or `remove` clean up as well."""
+        if self._call is not None and not self._pooled.complete:
+            self._note("This model uses its text vector in a way that cannot be divided into regions.")
+        self._abandon()
+
+    @contextmanager
+    def calling(self, rows: Sequence[Row]) -> Generator[None]:
+        """Scope of one UNet call."""
+        self.begin_call(rows)
+        try:
+            yield
+            self.end_call()
+        finally:
+            self._abandon()
+
+    def mix_replaced(
+        self, block: AttentionBlock, queries: Tensor, output: Tensor, attend: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """The mixture for a host that bypasses `attn2` with a function of its own (Forge's replace patches).
+
+        queries (b, n, c) as they enter the function and its `output` (b, n, c') for the picture's own prompt;
+        `attend(context)` calls it again with keys and values of `context` (b, tokens, width), for ALL rows and tokens,
+        because such a function may count its rows. As weights add up to one, what it adds by itself is added once.
+        """
+        call, size = self._call, self._size(block.owner, queries)
+        if call is None or size is None or not call.shares:
+            return output
+        weights, base = self._weights_and_base(*size, output)
+        mixed = output * base[:, :, None]
+        for share in call.shares:
+            tokens = weights.tokens[share.region]
+            if tokens is not None and not len(tokens):
+                continue
+            own = share.context(block.number, queries)
+            whole = own[:1].repeat(queries.shape[0], 1, 1)
+            whole[share.rows] = own
+            answer = attend(whole)[share.rows] * weights.values[share.region][None, :, None]
+            put(mixed, share.rows, None, answer)
+        return mixed
+
+    def _abandon(self) -> None:
+        self._pooled.end()
+        self._call, self.scope = None, None
+
+    def _before_owner(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if self._call is None:
+            return
+        features = inputs[0] if inputs else named.get("hidden_states", named.get("x"))
+        if isinstance(features, Tensor) and features.ndim == 4:
+            height, width = features.shape[-2:]
+            self._sizes[module] = height, width
+            if self.scope is not None:
+                self.scope.size = height, width
+
+    def _after_cross(self, block: AttentionBlock) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor | None:
+            call = self._call
+            if call is None or not call.shares:
+                return None
+            queries = queries_of(inputs, named)
+            size = self._size(block.owner, queries)
+            if size is None:
+                return None
+            weights, base = self._weights_and_base(*size, output)
+
+            def attend(share: Share, part: Tensor, context: Tensor, tokens: Tensor | None) -> Tensor:
+                with self._scoped(region=share.region, tokens=tokens):
+                    return ask(module, inputs, named, part, context)
+
+            return mix(call, weights, base, queries, output, attend, lambda share: share.context(block.number, queries))
+
+        return hook
+
+    def _after_self(self, block: AttentionBlock) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor | None:
+            if self._call is None or context_of(inputs, named) is not None:
+                return None
+            values = queries_of(inputs, named)
+            size = self._size(block.owner, values)
+            if size is None:
+                return None
+            strength, found = self.layout.spec.isolation.strength, self._subjects_of(size, values.device)
+            if not found:
+                return None
+            mixed = output.clone()
+            for subject in found:
+                own, visible = values.index_select(1, subject.tokens), values.index_select(1, subject.visible)
+                with self._scoped(tokens=subject.tokens, keys=subject.visible):
+                    answer = ask(module, inputs, named, own, visible)
+                whole = output.index_select(1, subject.tokens)
+                mixed = mixed.index_copy(1, subject.tokens, (1 - strength) * whole + strength * answer)
+            return mixed
+
+        return hook
+
+    def _size(self, owner: nn.Module, queries: Tensor) -> Size | None:
+        """Rows and columns of the tokens, if this layer's call is what `begin_call` announced."""
+        size = self._sizes.get(owner)
+        if self._call is None or size is None:
+            return None
+        if queries.shape[0] != len(self._call.rows):
+            self._note("Another extension changes the batch inside the model; regions stand aside there.")
+            return None
+        if queries.shape[1] != size[0] * size[1]:
+            self._note("Another extension merges or cuts tokens; regions stand aside in those layers.")
+            return None
+        return size
+
+    def _weights_and_base(self, height: int, width: int, like: Tensor) -> tuple[LayerWeights, Tensor]:
+        weights = self._weights_at(height, width, like)
+        present = self._call.present if self._call is not None else ()
+        kept = present[:1] if self._call is not None and self._call.uniform else present
+        key = height, width, self.layout.gates(self._progress), like.device, like.dtype, kept
+        if key not in self._bases:
+            self._bases[key] = weights.base(kept)
+        return weights, self._bases[key]
+
+    def _weights_at(self, height: int, width: int, like: Tensor) -> LayerWeights:
+        key = height, width, self.layout.gates(self._progress), like.device, like.dtype
+        if key not in self._weights:
+            self._weights[key] = LayerWeights.of(self.layout.weights(height, width, self._progress), like)
+        return self._weights[key]
+
+    def _weights_now(self, height: int, width: int, like: Tensor) -> Tensor:
+        return self._weights_at(height, width, like).values
+
+    def _scope_now(self) -> Scope | None:
+        return self.scope
+
+    def _subjects_of(self, size: Size, device: torch.device) -> tuple[Subject, ...]:
+        if not isolates(self.layout, self._progress):
+            return ()
+        key = size, device, self.layout.gates(self._progress)
+        if key not in self._subjects:
+            self._subjects[key] = to_device(subjects(self.layout, *size, self._progress), device)
+        return self._subjects[key]
+
+    @contextmanager
+    def _scoped(self, **values: Any) -> Generator[None]:
+        before = self.scope
+        self.scope = Scope(size=before.size if before is not None else None, **values)
+        try:
+            yield
+        finally:
+            self.scope = before
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.notes:
+            self.notes.append(sentence)
