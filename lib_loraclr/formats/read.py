@@ -41,26 +41,29 @@ class _Content:
     tokens: tuple[str, ...] = ()
 
 
-def read_lora(path: Path, *, layers: Iterable[str] | None = None, edlora_alpha: float = 1.0) -> LoraFile:
+def read_lora(
+    path: Path, *, layers: Iterable[str] | None = None, edlora_alpha: float = 1.0, values: bool = True
+) -> LoraFile:
     """Read a LoRA file; every tensor is checked, none is kept (`LayerUpdate.delta` reads again).
 
     `layers` are the model's canonical layer names where they are known; without them names are understood by grammar.
     `edlora_alpha` is the scale of ED-LoRA files, which store none. `sha256` is the hash that hosts show: over what
-    follows the header (over the whole file for `.pth`).
+    follows the header (over the whole file for `.pth`). Without `values` only the header of a safetensors file is read,
+    for lists of many files: nothing is checked for NaN, and `sha256` is what the metadata says, or empty.
     Raises InputError, one sentence naming file and key, for anything that is wrong with the file.
     """
     path = Path(path)
     known = None if layers is None else list(layers)
-    content = _edlora_content(path, edlora_alpha) if path.suffix.lower() in EDLORA_SUFFIXES else _content(path)
+    content = _edlora_content(path, edlora_alpha) if path.suffix.lower() in EDLORA_SUFFIXES else _content(path, values)
     return _Assembly(path, content, known).result()
 
 
-def _content(path: Path) -> _Content:
+def _content(path: Path, values: bool) -> _Content:
     file = SafetensorsFile.open(path)
     if not file.tensors:
         raise InputError("no-layers", f"{path.name} holds no tensors.", file=str(path))
     _require_lora_keys(path, file.tensors)
-    for key in file.tensors:
+    for key in file.tensors if values else ():
         file.read_finite(key)
     embeddings = {key[len(_BUNDLE) :]: file.read(key) for key in file.tensors if key.startswith(_BUNDLE)}
     keys = {key: key for key in file.tensors if not key.startswith(_BUNDLE)}
@@ -69,7 +72,8 @@ def _content(path: Path) -> _Content:
         embeddings |= {key: file.read(key) for key in extra}
     config = AdapterConfig.of(path, file.metadata)
     scale = config.scale if config else None
-    return _Content(FileSource(file), keys, file.metadata, model_hash(path), scale, embeddings)
+    sha256 = model_hash(path) if values else file.metadata.get("sshs_model_hash", "")
+    return _Content(FileSource(file), keys, file.metadata, sha256, scale, embeddings)
 
 
 def _edlora_content(path: Path, alpha: float) -> _Content:

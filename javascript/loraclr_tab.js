@@ -1,0 +1,461 @@
+/* The merge tab in the browser: what is chosen, what is asked of the server, and live progress. All HTML comes from there.
+ * Questions go through hidden gradio buttons, so that the page's login holds and no route of our own is needed. */
+"use strict";
+
+var loraclrTab = (() => {
+    const POLL_MS = 500;
+    const QUIET_MS = 350;
+    const BATCH = 24;
+    const CARD_FIELDS = ["weight", "te_weight", "kind", "trigger", "class_word", "prompts"];
+
+    const state = {
+        chosen: [], task: "", question: "", result: null, opened: false, refreshing: false,
+        polling: 0, busy: new Set(), again: new Set(), rows: new Map(), wanted: new Set(), known: new Set(), recipe: "",
+    };
+
+    const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
+    const root = () => app().querySelector("#loraclr_tab");
+    const find = (selector) => root() && root().querySelector(selector);
+    const all = (selector) => root() ? [...root().querySelectorAll(selector)] : [];
+    const press = (id) => { const button = find("#" + id); if (button) button.click(); };
+    const quiet = (wait, action) => { let timer = 0; return () => { clearTimeout(timer); timer = setTimeout(action, wait); }; };
+    const read = (reply) => { try { return JSON.parse(reply) || {}; } catch (error) { return {}; } };
+
+    /** One question of a kind at a time; what is asked meanwhile is asked once more when the answer is there. */
+    function ask(kind, id = "loraclr_do_" + kind) {
+        if (state.busy.has(kind)) { state.again.add(kind); return; }
+        state.busy.add(kind);
+        press(id);
+    }
+
+    function answered(kind) {
+        state.busy.delete(kind);
+        if (state.again.delete(kind)) ask(kind);
+    }
+
+    // ---- the list ------------------------------------------------------------------------------------------------
+
+    function opened(reply) {
+        const said = read(reply);
+        state.busy.delete("open");
+        state.refreshing = false;
+        state.rows = new Map(all(".lct-item").map((item) => [item.dataset.name, item]));
+        state.known.clear();
+        state.wanted.clear();
+        state.chosen = state.chosen.filter((choice) => state.rows.has(choice.name));
+        const first = find(".lct-row");
+        if (first) first.tabIndex = 0;
+        mark();
+        filter();
+        watchRows();
+        show("loraclr_folder", Boolean(said.folder));
+        show("loraclr_insert", Boolean(app().querySelector("#txt2img_prompt textarea")));
+        show("loraclr_regional", typeof loraclrRegional !== "undefined" && typeof loraclrRegional.receive === "function");
+        if (said.task) follow(said.task);
+        else if (said.done && !state.result) ask("finish");
+        if (state.chosen.length) ask("sync");
+    }
+
+    function show(id, visible) {
+        const node = find("#" + id);
+        if (node) node.classList.toggle("lct-off", !visible);
+    }
+
+    function watchRows() {
+        const list = find("#loraclr_list");
+        if (!list) return;
+        const seen = new IntersectionObserver((entries) => {
+            for (const entry of entries) {
+                if (!entry.isIntersecting) continue;
+                seen.unobserve(entry.target);
+                want(entry.target.dataset.name);
+            }
+        }, {root: list, rootMargin: "300px"});
+        for (const item of state.rows.values()) seen.observe(item);
+    }
+
+    function want(name) {
+        if (!state.known.has(name)) state.wanted.add(name);
+        wantSoon();
+    }
+
+    const wantSoon = quiet(60, () => { if (!state.busy.has("details")) nextDetails(); });
+
+    function nextDetails() {
+        const names = [...state.wanted].slice(0, BATCH);
+        if (!names.length) return;
+        names.forEach((name) => { state.wanted.delete(name); state.known.add(name); });
+        state.question = JSON.stringify(names);
+        ask("details");
+    }
+
+    function detailed(reply) {
+        const rows = read(reply).rows || {};
+        for (const [name, row] of Object.entries(rows)) fill(state.rows.get(name), name, row);
+        state.busy.delete("details");
+        mark();
+        filter();
+        if (!state.wanted.size && usableOnly()) {
+            for (const name of state.rows.keys()) if (!state.known.has(name)) state.wanted.add(name);
+        }
+        nextDetails();
+    }
+
+    function fill(item, name, row) {
+        if (!item) return;
+        const option = item.querySelector(".lct-row");
+        option.innerHTML = row.html;
+        if (row.reason) option.setAttribute("aria-disabled", "true");
+        else option.removeAttribute("aria-disabled");
+        if (row.recipe && !item.querySelector(".lct-use-recipe")) {
+            const button = document.createElement("button");
+            button.type = "button";
+            button.className = "lct-use-recipe";
+            button.textContent = "Load recipe";
+            item.append(button);
+        }
+    }
+
+    const usableOnly = () => { const box = find("#loraclr_usable"); return Boolean(box && box.checked); };
+
+    function filter() {
+        const box = find("#loraclr_search");
+        const words = (box ? box.value : "").toLowerCase().split(/\s+/).filter(Boolean);
+        let shown = 0;
+        for (const item of state.rows.values()) {
+            const off = usableOnly() && item.querySelector("[aria-disabled]");
+            item.hidden = Boolean(off) || !words.every((word) => item.dataset.search.includes(word));
+            if (!item.hidden) shown += 1;
+        }
+        const count = find("#loraclr_count");
+        if (count) count.textContent = words.length || usableOnly() ? `${shown} / ${state.rows.size}` : `${state.rows.size}`;
+    }
+
+    /** Which rows are chosen, and in which order. */
+    function mark() {
+        const place = new Map(state.chosen.map((choice, index) => [choice.name, index + 1]));
+        for (const [name, item] of state.rows) {
+            const option = item.querySelector(".lct-row");
+            option.setAttribute("aria-selected", String(place.has(name)));
+            const tick = option.querySelector(".lct-tick");
+            if (tick) tick.textContent = place.get(name) || "";
+        }
+    }
+
+    function toggle(item) {
+        const option = item.querySelector(".lct-row");
+        const name = item.dataset.name;
+        const chosen = state.chosen.some((choice) => choice.name === name);
+        if (option.getAttribute("aria-disabled") && !chosen) return;
+        collect();
+        state.chosen = chosen ? state.chosen.filter((choice) => choice.name !== name) : [...state.chosen, {name}];
+        mark();
+        ask("sync");
+    }
+
+    // ---- the cards -----------------------------------------------------------------------------------------------
+
+    /** What the cards' fields say now, into the state. */
+    function collect() {
+        for (const card of all(".lct-card")) {
+            const choice = state.chosen.find((one) => one.name === card.dataset.name);
+            if (!choice) continue;
+            for (const field of CARD_FIELDS) {
+                const input = card.querySelector(`[data-field="${field}"]`);
+                if (input) choice[field] = input.value;
+            }
+        }
+    }
+
+    function synced(reply) {
+        const completed = read(reply).choices || [];
+        for (const choice of completed) {
+            const mine = state.chosen.find((one) => one.name === choice.name);
+            if (mine && mine.kind === undefined) Object.assign(mine, choice);
+        }
+        answered("sync");
+        press("loraclr_do_matrix");
+        costs();
+    }
+
+    const costs = quiet(QUIET_MS, () => press("loraclr_do_costs"));
+
+    // ---- jobs ----------------------------------------------------------------------------------------------------
+
+    function newTask() {
+        const random = new Uint32Array(3);
+        crypto.getRandomValues(random);
+        state.task = `task(${[...random].map((number) => number.toString(36)).join("")})`;
+        busy(true);
+        return state.task;
+    }
+
+    function busy(running) {
+        for (const id of ["loraclr_generate", "loraclr_again", "loraclr_preview"]) {
+            const button = find("#" + id);
+            if (button) button.disabled = running;
+        }
+        const cancel = find("#loraclr_interrupt");
+        if (cancel) cancel.style.display = running ? "flex" : "none";
+        const merge = find("#loraclr_generate");
+        if (merge) merge.style.display = running ? "none" : "flex";
+    }
+
+    function started(reply) {
+        const said = read(reply);
+        say(said.status || "");
+        if (said.started) follow(said.task);
+        else if (!state.polling) busy(false);
+    }
+
+    function follow(task) {
+        state.task = task;
+        busy(true);
+        progress({phase: "", state: "waiting"});
+        const host = find("#loraclr_hostbar");
+        if (host && typeof requestProgress === "function" && !host.dataset.task) {
+            host.dataset.task = task;
+            host.closest(".lct-progress").classList.add("lct-hosted");
+            requestProgress(task, host, null, () => { delete host.dataset.task; }, null, 3600);
+        }
+        clearInterval(state.polling);
+        state.polling = setInterval(() => ask("poll"), POLL_MS);
+    }
+
+    function polled(reply) {
+        const said = read(reply);
+        state.busy.delete("poll");
+        state.again.delete("poll");
+        if (!state.polling) return;
+        if (said.running) { progress(said); return; }
+        clearInterval(state.polling);
+        state.polling = 0;
+        const panel = find("#loraclr_progress");
+        if (panel) panel.hidden = true;
+        ask("finish");
+    }
+
+    function progress(said) {
+        const panel = find("#loraclr_progress");
+        if (!panel) return;
+        panel.hidden = false;
+        const percent = Math.round(1000 * (said.fraction || 0)) / 10;
+        const track = panel.querySelector(".lct-track");
+        track.setAttribute("aria-valuenow", String(percent));
+        track.firstElementChild.style.width = percent + "%";
+        const part = (name, text) => {
+            const node = panel.querySelector(`[data-part="${name}"]`);
+            if (node.textContent !== text) node.textContent = text;
+        };
+        part("phase", said.phase || (said.state === "waiting" ? "Waiting for its turn" : "Starting"));
+        part("step", said.steps ? `${said.step} / ${said.steps}` : "");
+        part("left", said.left ? `· ${percent.toFixed(0)} % · ${said.left} left` : percent ? `· ${percent.toFixed(0)} %` : "");
+        part("text", said.text ? `· ${said.text}` : "");
+    }
+
+    function cancelled() {
+        const node = find('#loraclr_progress [data-part="text"]');
+        if (node) node.textContent = "· Stopping …";
+    }
+
+    function finished(reply) {
+        const said = read(reply);
+        answered("finish");
+        busy(false);
+        say(said.status || "");
+        const before = state.result;
+        state.result = said.result || null;
+        show("loraclr_after", Boolean(state.result));
+        show("loraclr_report", Boolean(state.result && state.result.report));
+        show("loraclr_preview_row", Boolean(state.result && state.result.measured));
+        if (state.result && JSON.stringify(before) !== JSON.stringify(state.result)) refreshEverywhere();
+        costs();
+    }
+
+    /** The new file in our list and in the WebUI's galleries. */
+    function refreshEverywhere() {
+        press("loraclr_refresh");
+        for (const tab of ["txt2img", "img2img"]) {
+            const button = app().querySelector(`#${tab}_lora_extra_refresh_internal`);
+            if (button) button.click();
+        }
+    }
+
+    function say(html) {
+        const node = find("#loraclr_status");
+        if (node) node.innerHTML = html;
+    }
+
+    // ---- after a merge -------------------------------------------------------------------------------------------
+
+    function insert() {
+        const prompt = app().querySelector("#txt2img_prompt textarea");
+        if (!prompt || !state.result) return;
+        prompt.value = [prompt.value.trim(), state.result.prompt].filter(Boolean).join(", ");
+        prompt.dispatchEvent(new Event("input", {bubbles: true}));
+        if (typeof switch_to_txt2img === "function") switch_to_txt2img();
+    }
+
+    function regional() {
+        if (!state.result || typeof loraclrRegional === "undefined" || !loraclrRegional.receive) return;
+        loraclrRegional.receive({lora: state.result.name, concepts: state.result.concepts});
+        if (typeof switch_to_txt2img === "function") switch_to_txt2img();
+    }
+
+    function again() { press("loraclr_generate"); }
+
+    function recipe() { if (state.result) useRecipe(state.result.name); }
+
+    function useRecipe(name) {
+        state.question = name;
+        ask("use");
+    }
+
+    function recipeLoaded(reply) {
+        const said = read(reply);
+        answered("use");
+        say(said.status || "");
+        if (!said.choices) return;
+        all(".lct-card").forEach((card) => card.remove());
+        state.chosen = said.choices;
+        mark();
+        ask("sync");
+    }
+
+    function report() { press("loraclr_do_page"); }
+
+    function saveReport(reply) {
+        const page = read(reply).page;
+        if (!page || !state.result) return;
+        const link = document.createElement("a");
+        link.href = URL.createObjectURL(new Blob([page], {type: "text/html"}));
+        link.download = `${state.result.name}.report.html`;
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    }
+
+    function copy(button) {
+        const source = find("#" + button.dataset.copy);
+        if (!source) return;
+        const done = () => { const old = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = old; }, 1200); };
+        if (navigator.clipboard) navigator.clipboard.writeText(source.textContent).then(done, () => {});
+    }
+
+    // ---- events --------------------------------------------------------------------------------------------------
+
+    function clicked(event) {
+        const target = event.target;
+        if (!(target instanceof Element)) return;
+        const item = target.closest(".lct-item");
+        const card = target.closest(".lct-card");
+        if (target.closest(".lct-use-recipe")) useRecipe(item.dataset.name);
+        else if (target.closest(".lct-row")) toggle(item);
+        else if (target.closest(".lct-remove")) {
+            collect();
+            state.chosen = state.chosen.filter((choice) => choice.name !== card.dataset.name);
+            mark();
+            ask("sync");
+        } else if (target.closest(".lct-tag")) {
+            const trigger = card.querySelector('[data-field="trigger"]');
+            const word = target.closest(".lct-tag").textContent;
+            const words = trigger.value.split(",").map((part) => part.trim()).filter(Boolean);
+            trigger.value = (words.includes(word) ? words.filter((part) => part !== word) : [...words, word]).join(", ");
+            collect();
+            costs();
+        } else if (target.closest(".lct-copy")) copy(target.closest(".lct-copy"));
+        else if (target.closest("#loraclr_settings")) costs();
+    }
+
+    function edited(event) {
+        const target = event.target;
+        if (!(target instanceof Element)) return;
+        if (target.id === "loraclr_search") filter();
+        else if (target.id === "loraclr_usable") {
+            filter();
+            if (target.checked) for (const name of state.rows.keys()) want(name);
+        } else if (target.closest(".lct-card")) {
+            collect();
+            if (target.dataset.field === "kind") ask("sync");
+            else costs();
+        } else if (target.closest("#loraclr_settings")) costs();
+    }
+
+    function pressed(event) {
+        const row = event.target instanceof Element && event.target.closest(".lct-row");
+        if (row && !event.ctrlKey && !event.metaKey && !event.altKey) rowKey(event, row);
+        else if (event.target.id === "loraclr_search") searchKey(event);
+        else if ((event.ctrlKey || event.metaKey) && event.key === "Enter" && !hosted()) {
+            event.preventDefault();
+            const merge = find("#loraclr_generate");
+            if (merge && !merge.disabled) merge.click();
+        }
+    }
+
+    /** Whether the WebUI's own Ctrl+Enter presses buttons by the ends of their ids. */
+    const hosted = () => typeof get_uiCurrentTabContent === "function";
+
+    function rowKey(event, row) {
+        const rows = all(".lct-item:not([hidden]) .lct-row");
+        const at = rows.indexOf(row);
+        const to = {ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1, PageDown: at + 8, PageUp: at - 8}[event.key];
+        if (to !== undefined) {
+            event.preventDefault();
+            if (to < 0 && event.key === "ArrowUp") { find("#loraclr_search").focus(); return; }
+            focusRow(rows[Math.min(Math.max(to, 0), rows.length - 1)]);
+        } else if (event.key === " " || event.key === "Enter") {
+            event.preventDefault();
+            toggle(row.closest(".lct-item"));
+        }
+    }
+
+    function focusRow(row) {
+        if (!row) return;
+        all('.lct-row[tabindex="0"]').forEach((other) => { other.tabIndex = -1; });
+        row.tabIndex = 0;
+        row.focus();
+        row.scrollIntoView({block: "nearest"});
+    }
+
+    function searchKey(event) {
+        const first = find(".lct-item:not([hidden]) .lct-row");
+        if (event.key === "ArrowDown" && first) {
+            event.preventDefault();
+            focusRow(first);
+        } else if (event.key === "Enter" && first && event.target.value) {
+            event.preventDefault();
+            toggle(first.closest(".lct-item"));
+        } else if (event.key === "Escape" && event.target.value) {
+            event.stopPropagation();
+            event.target.value = "";
+            filter();
+        }
+    }
+
+    function mount() {
+        const node = root();
+        if (!node || node.dataset.mounted) return;
+        node.dataset.mounted = "yes";
+        node.addEventListener("click", clicked);
+        node.addEventListener("input", edited);
+        node.addEventListener("change", (event) => { if (event.target.matches("select, [type=checkbox], [type=radio]")) edited(event); });
+        node.addEventListener("keydown", pressed);
+        busy(false);
+        // Nothing is asked, and so nothing read from disk, before the tab is seen.
+        new IntersectionObserver((entries, seen) => {
+            if (!entries.some((entry) => entry.isIntersecting)) return;
+            seen.disconnect();
+            ask("open");
+        }).observe(node);
+    }
+
+    new MutationObserver(mount).observe(document.documentElement, {childList: true, subtree: true});
+    mount();
+
+    return {
+        selection: () => { collect(); return JSON.stringify(state.chosen); },
+        question: () => state.question,
+        task: () => state.task,
+        newTask, opened, detailed, synced, started, polled, cancelled, finished, insert, regional, again, recipe,
+        recipeLoaded, report, saveReport,
+    };
+})();
