@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from lib_loraclr.core.deltas import Delta
+from lib_loraclr.regional.spec import RegionalSpec
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,15 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
+class RegionalRequest:
+    """Regions of a picture. `deltas[r]` are the LoRAs of active region r by layer name; `triggers` by concept."""
+
+    spec: RegionalSpec
+    deltas: Sequence[Mapping[str, Delta]] = ()
+    triggers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SampleRequest:
     """One batch for the host's own sampler: prompts run side by side, seed k for picture k."""
 
@@ -39,6 +51,7 @@ class SampleRequest:
     cfg_scale: float = 1.0  # 1.0 means: conditional branch only
     negative_prompt: str = ""
     sampler: str = "ddim"
+    regions: RegionalRequest | None = None  # hosts that only capture need not know them
 
 
 class Progress(Protocol):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lib_loraclr.hosts.ports import ModelInfo, Progress, SampleRequest
 from lib_loraclr.hosts.samplers import SAMPLERS, Schedule, first_noise, initial_noise
 
 from .architecture import Architecture
+from .regional import regional_sampling
 from .text import Conditioning, TextStack
 
 
@@ -74,21 +76,27 @@ class StandaloneHost:
         noise = initial_noise(request, self.architecture.unet["in_channels"], factor).to(self._info.device)
         condition = self.encode(request.prompts) if conditioning is None else conditioning
         rows = len(condition)
-        branches = self._branches(condition, request)
+        regions = regional_sampling(self, request, noise.shape[-2:])
+        guided = request.cfg_scale != 1.0 if regions is None else regions.guided
+        branches = self._branches(condition, request) if guided else condition
         extra = self._size_embedding(branches, request.size)
         context = branches.context.to(self._info.dtype)
+        numbers = count()
 
         def denoise(latents: Tensor, step: int) -> Tensor:
-            doubled = latents if len(branches) == rows else torch.cat([latents, latents])
-            output = self._unet(doubled, step, context, extra, None if len(branches) == rows else slice(rows, 2 * rows))
-            if len(branches) != rows:
+            doubled = torch.cat([latents, latents]) if guided else latents
+            with nullcontext() if regions is None else regions.step(next(numbers)):
+                output = self._unet(doubled, step, context, extra, slice(rows, 2 * rows) if guided else None)
+            if guided:
                 free, bound = output.chunk(2)
-                output = free + request.cfg_scale * (bound - free)
+                scale = request.cfg_scale if regions is None else regions.scale(bound)
+                output = free + scale * (bound - free)
             if progress is not None:
                 progress.step()
             return self.schedule.clean(latents, output, step)
 
-        return SAMPLERS[request.sampler](self.schedule, denoise, noise, request.steps)
+        with nullcontext() if regions is None else regions.running():
+            return SAMPLERS[request.sampler](self.schedule, denoise, noise, request.steps)
 
     def conditional_rows(self) -> slice | None:
         """Batch rows of the conditional branch in the UNet call that is running; None: all."""
@@ -127,8 +135,6 @@ class StandaloneHost:
         return output.sample.float()
 
     def _branches(self, condition: Conditioning, request: SampleRequest) -> Conditioning:
-        if request.cfg_scale == 1.0:
-            return condition
         free = self.encode([request.negative_prompt] * len(condition))
         if self._info.family == "sdxl" and not request.negative_prompt:
             free = free.zeros()

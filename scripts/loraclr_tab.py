@@ -1,0 +1,33 @@
+"""What the WebUI executes: registers the tab, the settings and the API, and imports nothing before it is needed."""
+
+from modules import script_callbacks
+
+import lib_loraclr  # noqa: F401  A1111 takes our folder off sys.path afterwards; a package that is imported stays
+
+
+def ui_tabs():
+    from lib_loraclr.hosts.detect import webui_application
+    from lib_loraclr.ui.tab import build_tab
+
+    return [(build_tab(webui_application()), "LoRACLR", "loraclr_tab")]
+
+
+def app_started(_demo, app):
+    from lib_loraclr.hosts.webui.application import api_credentials, api_wanted
+
+    if api_wanted():
+        from lib_loraclr.api.routes import add_routes
+        from lib_loraclr.hosts.detect import webui_application
+
+        add_routes(app, webui_application(), api_credentials())
+
+
+def ui_settings():
+    from lib_loraclr.hosts.webui.settings import register
+
+    register()
+
+
+script_callbacks.on_ui_tabs(ui_tabs)
+script_callbacks.on_app_started(app_started)
+script_callbacks.on_ui_settings(ui_settings)
