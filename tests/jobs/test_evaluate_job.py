@@ -215,7 +215,7 @@ def test_the_command_line(options, outcome, merged, tiny_sd1, loras, tmp_path, c
     painted = pictures_of(tmp_path / "out", "single")
     np.testing.assert_array_equal(painted, pictures_of(options.out, "single"))
     assert main(["evaluate", "--checkpoint", str(tiny_sd1), "--out", str(tmp_path / "x")]) == 2
-    assert main([str(a) for a in arguments[:-1]] + ["--clip", str(tmp_path), "--overwrite"]) == 2
+    assert main([str(a) for a in arguments if a != "--json"] + ["--clip", str(tmp_path), "--overwrite"]) == 2
     assert "config.json" in capsys.readouterr().err
 
 

@@ -148,14 +148,15 @@ def load_network(weights: Path) -> PictureNetwork:
         raise InputError("file-not-found", f"The embedder needs its description {path.name} beside it.", file=str(path))
     file = SafetensorsFile.open(weights)
     try:
-        return _build(json.loads(path.read_text(encoding="utf-8")), lambda key: file.read(key).float())
+        return build_network(json.loads(path.read_text(encoding="utf-8")), lambda key: file.read(key).float())
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise InputError(
             "bad-embedder", f"The embedder's description does not fit: {error}.", file=str(path)
         ) from error
 
 
-def _build(text: Mapping[str, Any], read: Callable[[str], Tensor]) -> PictureNetwork:
+def build_network(text: Mapping[str, Any], read: Callable[[str], Tensor]) -> PictureNetwork:
+    """The network of a description; `read` gives its tensors by key. Raises ValueError or KeyError."""
     if text.get("format") != FORMAT or text.get("version") != VERSION:
         raise ValueError(f"format must be {FORMAT}, version {VERSION}")
     width, height = (int(side) for side in text["size"])

@@ -1,0 +1,109 @@
+"""What each part of the default merge is worth: one option at a time, everything else as it is.
+
+    python benchmarks/ablation.py              every value, three draws of eight characters; goes on after a stop
+    python benchmarks/ablation.py --reduced    three values an option, one draw of four, four pictures a concept
+
+Writes DIR/ablation.json after every unit: the rows of fidelity.json with `parameter` and `value` (null: the default),
+and at the end one curve per parameter (PNG) and DIR/ablation.html.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import figures
+from benchmarks.fidelity import ROOT, open_study, parser_of, write_json
+from benchmarks.gathering import INPUTS
+from benchmarks.study import SINGLE, Study, Unit, draw_concepts, run
+from benchmarks.ways import Way
+from lib_loraclr.core.methods import complete_options
+from lib_loraclr.jobs.options import DEFAULT_METHOD
+
+VALUES: Mapping[str, tuple[Any, ...]] = {
+    "margin": (0.5, 0.8, 1.0, 1.1, 1.2, 1.3, 1.5, 2.0),
+    "weight": (0.0, 0.1, 0.3, 1.0, 3.0),
+    "negatives": ("swap", "paper"),
+    "against": ("nearest", "all"),
+    "shrink": (0.0, 0.001, 0.01, 0.1),
+    "anchor": (0.0, 0.05, 0.1, 0.2, 0.4, 1.0),
+    "ridge": (1e-5, 1e-4, 1e-3, 1e-2),
+    "weighting": ("equal", "relative"),
+    "balance": (0, 3, 8),
+    "rounds": (0, 1, 2, 3, 4, 5),
+    "inputs": INPUTS,
+    "sampling_steps": (3, 5, 10, 20),
+    "prompts": (1, 2, 4, 8),
+    "rank": ("exact", "4", "8", "16", "32", "energy=0.99", "energy=0.95"),
+}
+REDUCED_VALUES = {name: values[:: max(1, len(values) // 2)] for name, values in VALUES.items()}
+COUNT, REDUCED_COUNT = 8, 4
+
+
+def way_of(parameter: str, value: Any) -> Way:
+    """The default merge with one thing changed."""
+    if parameter in ("rank", "inputs"):
+        return replace(Way(DEFAULT_METHOD), **{parameter: value})
+    return Way(DEFAULT_METHOD, {parameter: value})
+
+
+def default_of(parameter: str) -> Any:
+    """What the default merge has."""
+    from lib_loraclr.jobs.settings import JOB_OPTIONS
+
+    known = {option.name: option.default for option in JOB_OPTIONS} | complete_options(DEFAULT_METHOD, {})
+    return {"rank": "exact", "inputs": INPUTS[0], **known}[parameter]
+
+
+def ablation_units(study: Study, count: int, values: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any, Unit]]:
+    """(parameter, value, unit); single LoRAs under the parameter "single"."""
+    draws = [(draw, draw_concepts(study.world, count, draw)) for draw in range(study.scale.draws)]
+    draws = [(draw, names) for draw, names in draws if names]
+    found: list[tuple[str, Any, Unit]] = []
+    for draw, names in draws:
+        found += [("single", None, Unit(SINGLE, names, count, draw))]
+        found += [("default", None, Unit(Way(DEFAULT_METHOD), names, count, draw))]
+        for parameter, chosen in values.items():
+            for value in chosen:
+                way = Way(DEFAULT_METHOD) if value == default_of(parameter) else way_of(parameter, value)
+                found.append((parameter, value, Unit(way, names, count, draw)))
+    return found
+
+
+def ablation(study: Study, count: int, values: Mapping[str, Sequence[Any]], out: Path) -> None:
+    """Everything that is not measured yet; results after every unit."""
+    units = ablation_units(study, count, values)
+
+    def write() -> None:
+        found = [(parameter, value, study.row(unit)) for parameter, value, unit in units]
+        rows = [{"parameter": p, "value": v, **row} for p, v, row in found if row is not None]
+        write_json(out / "ablation.json", rows)
+
+    run(study, [unit for _, _, unit in units], None, write)
+    write()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__doc__)
+    parser.add_argument("--parameters", nargs="+", choices=tuple(VALUES), help="only these")
+    given = parser.parse_args(arguments)
+    out = given.out or (ROOT / "outputs" / "study-reduced" if given.reduced else ROOT / "benchmarks" / "results")
+    study = open_study(given)
+    values = REDUCED_VALUES if given.reduced else VALUES
+    values = {name: chosen for name, chosen in values.items() if not given.parameters or name in given.parameters}
+    count = (given.counts or [REDUCED_COUNT if given.reduced else COUNT])[0]
+    with study.world.host.ready():
+        ablation(study, count, values, out)
+    study.progress.close()
+    figures.write_ablation(out)
+    print(f"wrote {out / 'ablation.json'} and {out / 'ablation.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

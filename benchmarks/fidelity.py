@@ -1,0 +1,175 @@
+"""What merges keep: every method, N = 1 to 12 concepts, several draws of them, in pictures of the miniature.
+
+    python benchmarks/fidelity.py              the whole study: hours on a CPU, goes on where it was stopped
+    python benchmarks/fidelity.py --reduced    the main methods, N = 2 and 8, four pictures a concept: minutes
+
+Writes after every unit of work: DIR/fidelity.json, a list of rows {method, options, n, draw, text, image,
+identity_cosine, identity_rate, worst_identity_cosine, drift}; DIR/combinations.json, the same with `combination`, for
+style + character pairs, objects, character + animal; DIR/fidelity_details.json, settings, the measuring stick's own
+errors and every concept's numbers; at the end figures (PNG) and DIR/fidelity.html. DIR is benchmarks/results for the
+whole study and outputs/study-reduced for the reduced one. Same seeds, same machine, same JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import figures
+from benchmarks.orthogonal import Trainer
+from benchmarks.study import FULL, REDUCED, Scale, Study, Unit, picture_folder, planned, run
+from benchmarks.ways import Maker, Way, study_ways
+from benchmarks.world import World, open_world
+from lib_loraclr.cli.progress import BarProgress
+from lib_loraclr.core.methods import complete_options
+from lib_loraclr.jobs.evaluation.folder import EvaluationFolder
+from lib_loraclr.jobs.options import DEFAULT_METHOD
+from lib_loraclr.jobs.output import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+LOOKED_AT = 8  # concepts whose pictures are kept for grid, page and rating
+
+
+def combinations(world: World) -> list[tuple[str, tuple[str, ...], bool]]:
+    """(name, concepts, joint prompts): what LoRACLR's Figures 6 and 7 show."""
+    people, animals = world.names("character"), world.names("animal")
+    things, looks = world.names("object"), world.names("style")
+    found = [("style + character", (person, look), True) for look, person in zip(looks, people, strict=False)]
+    found += [("character + animal", (person, animal), False) for person, animal in zip(people, animals, strict=False)]
+    if len(things) > 1:
+        found.append(("objects", tuple(things), False))
+    if things and animals and people:
+        found.append(("character + animal + object", (people[0], animals[0], things[0]), False))
+    return found
+
+
+def combination_units(study: Study, ways: Sequence[Way]) -> list[tuple[str, Unit]]:
+    """Units of the combinations, for the ways that the study begins with."""
+    chosen = [way for way in ways if way.main and way.method != "orthogonal-adaptation"]
+    units: list[tuple[str, Unit]] = []
+    for name, names, joint in combinations(study.world):
+        draw = sum(1 for known, unit in units if known == name and unit.way == chosen[0])
+        units += [(name, Unit(way, names, len(names), draw, joint)) for way in chosen]
+    return units
+
+
+def details(study: Study, units: Sequence[Unit]) -> dict[str, Any]:
+    """What the rows are made of."""
+    found = []
+    for unit in units:
+        data = study.found(unit)
+        if data is not None:
+            scores = [{k: v for k, v in s.items() if k not in ("identity", "threshold")} for s in data["scores"]]
+            found.append({"method": unit.way.method, "options": unit.way.shown, "label": unit.way.label, "n": unit.n,
+                          "draw": unit.draw, "concepts": data["concepts"], "scores": scores})  # fmt: skip
+    return {
+        "settings": {**study.settings, "default": complete_options(DEFAULT_METHOD, {})},
+        "stick": study.world.stick,
+        "labels": {unit_key(unit.way.method, unit.way.shown): unit.way.label for unit in units},
+        "units": found,
+    }
+
+
+def unit_key(method: str, options: dict[str, Any]) -> str:
+    """Names a way in JSON."""
+    return json.dumps([method, options], sort_keys=True)
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """The arguments that the studies share."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--reduced", action="store_true", help="a small study in minutes")
+    parser.add_argument("--miniature", type=Path, default=ROOT / "miniature", help="folder with concepts.json")
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "study", help="units, statistics, pictures")
+    parser.add_argument("--out", type=Path, help="where the results go")
+    parser.add_argument("--counts", type=int, nargs="+", help="numbers of concepts")
+    parser.add_argument("--draws", type=int)
+    parser.add_argument("--pictures", type=int, help="pictures per concept")
+    parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser
+
+
+def scale_of(given: argparse.Namespace) -> Scale:
+    """How large the study is."""
+    scale = REDUCED if given.reduced else FULL
+    changes = {
+        "counts": tuple(given.counts) if given.counts else None, "draws": given.draws, "pictures": given.pictures,
+    }  # fmt: skip
+    return replace(scale, **{name: value for name, value in changes.items() if value is not None})
+
+
+def open_study(given: argparse.Namespace) -> Study:
+    """The study of these arguments, with the model loaded."""
+    torch.set_num_threads(given.threads)
+    scale = scale_of(given)
+    world = open_world(given.miniature, held_out=scale.held_out, device=given.device)
+    progress = BarProgress()
+    trainer = None
+    if not given.reduced:
+        checkpoint = world.set.checkpoint or given.miniature / "miniature.safetensors"
+        trainer = Trainer(checkpoint, given.work / "orthogonal", device=given.device)
+    maker = Maker(world, given.work, progress, trainer)
+    return Study(world, given.work, scale, progress, maker)
+
+
+def chosen_ways(given: argparse.Namespace, scale: Scale) -> list[Way]:
+    """The ways of this study."""
+    ways = [way for way in study_ways() if way.main or not scale.main_only]
+    return [way for way in ways if not given.methods or way.method in given.methods]
+
+
+def write_json(path: Path, data: Any) -> None:
+    """In one step, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def fidelity(study: Study, ways: Sequence[Way], out: Path) -> EvaluationFolder | None:
+    """Everything that is not measured yet; results after every unit."""
+    units = planned(study, ways)
+    pairs = combination_units(study, ways)
+
+    def write() -> None:
+        write_json(out / "fidelity.json", study.rows(units))
+        mixed = [(name, study.row(unit)) for name, unit in pairs]
+        write_json(out / "combinations.json", [{"combination": n, **row} for n, row in mixed if row is not None])
+        write_json(out / "fidelity_details.json", details(study, units))
+
+    largest = [unit for unit in units if unit.draw == 0 and unit.n <= LOOKED_AT]
+    looked_at = max(largest, key=lambda unit: unit.n).names if largest else ()
+    keep = picture_folder(study, looked_at) if looked_at else None
+    main = [unit for unit in units if unit.way.main]
+    run(study, main, keep, write)
+    run(study, [unit for _, unit in pairs], None, write)
+    run(study, [unit for unit in units if not unit.way.main], keep, write)
+    return keep
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = parser_of(__doc__).parse_args(arguments)
+    out = given.out or (ROOT / "outputs" / "study-reduced" if given.reduced else ROOT / "benchmarks" / "results")
+    study = open_study(given)
+    ways = chosen_ways(given, study.scale)
+    with study.world.host.ready():
+        folder = fidelity(study, ways, out)
+    study.progress.close()
+    figures.write_fidelity(out, folder)
+    print(f"wrote {out / 'fidelity.json'} and {out / 'fidelity.html'}")
+    if folder is not None:
+        print(f"pictures to rate: python -m lib_loraclr.ui.rating {folder.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

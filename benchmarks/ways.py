@@ -1,0 +1,156 @@
+"""Every way of merging that the study compares, one line each: a name, its options, and how the update is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gathering import INPUTS, merge_on
+from benchmarks.published import Loraclr, by_lbfgs, merge_published
+from benchmarks.world import World
+from lib_loraclr.core.deltas import Delta
+from lib_loraclr.core.methods import get_method
+from lib_loraclr.hosts.ports import Progress
+from lib_loraclr.jobs.evaluation.painting import stacked
+from lib_loraclr.jobs.inputs import host_shapes, read_files, weighted_deltas
+from lib_loraclr.jobs.merge import merge
+from lib_loraclr.jobs.options import DEFAULT_METHOD, LoraChoice, MergeOptions
+from lib_loraclr.jobs.settings import plan_of
+
+MODEL_FREE = ("sum", "average", "svd", "ties", "dare", "knots")
+SWITCHES: dict[str, tuple[Any, Any]] = {"anchor": (0.0, 0.2), "rounds": (0, 3), "balance": (0, 5)}
+Updates = Mapping[str, Delta]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One line of the tables. `main` ways are in the short study and in the figures.
+
+    `rank` and `inputs` are not options of a method: the rank of the file, and whose inputs the solver sees.
+    """
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    main: bool = True
+    rank: str = "exact"
+    inputs: str = "aggregated"
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The options as rows have them."""
+        extra = {} if self.rank == "exact" else {"rank": self.rank}
+        return {**self.options, **extra, **({} if self.inputs == "aggregated" else {"inputs": self.inputs})}
+
+    @property
+    def label(self) -> str:
+        """A short name for tables and figures."""
+        details = ", ".join(f"{name} {value}" for name, value in self.shown.items())
+        if details in SHORT:
+            return SHORT[details]
+        plain = NAMES.get(self.method, self.method)
+        return f"{plain.removesuffix(' (default)')} ({details})" if details else plain
+
+    def identity(self, world: World) -> dict[str, Any]:
+        """All that the result depends on besides the concepts: options in full, so that new defaults are new units."""
+        if self.method not in {*MODEL_FREE, "gradient-fusion", "contrastive"}:
+            return {"method": self.method, **self.shown}
+        options = MergeOptions((LoraChoice(Path("x")),), Path("x"), method=self.method, option=dict(self.options))
+        complete = dict(plan_of(options).options.option)
+        return {"method": self.method, **complete, "rank": self.rank, "inputs": self.inputs}
+
+
+NAMES = {
+    "single": "single LoRAs", "sum": "stacked sum", "average": "average", "svd": "SVD", "ties": "TIES", "dare": "DARE",
+    "knots": "KnOTS", "gradient-fusion-lbfgs": "gradient fusion, LBFGS", "gradient-fusion": "gradient fusion",
+    "loraclr": "LoRACLR", "contrastive": "contrastive (default)", "orthogonal-adaptation": "orthogonal adaptation",
+}  # fmt: skip
+SHORT = {
+    "published True": "gradient fusion, as published", "precision fp32": "LoRACLR, float32",
+    "precision fp16": "LoRACLR, as its program runs", "weight 0.6": "orthogonal adaptation, weight 0.6",
+}  # fmt: skip
+PUBLISHED = {"published": True}
+
+
+def study_ways() -> list[Way]:
+    """The methods of the fidelity study, the important ones first: an unfinished study is a shorter one."""
+    ways = [Way(DEFAULT_METHOD), Way("gradient-fusion"), Way("sum"), Way("gradient-fusion", PUBLISHED)]
+    ways += [Way("loraclr", {"precision": precision}) for precision in ("fp32", "fp16")]
+    ways += [Way("gradient-fusion-lbfgs"), *(Way(name) for name in MODEL_FREE[1:])]
+    ways += [Way("orthogonal-adaptation"), Way("orthogonal-adaptation", {"weight": 0.6}, main=False)]
+    return [*ways, *_switched()]
+
+
+def _switched() -> list[Way]:
+    """Closed form and contrastive, both negatives, each with and without anchor, refinement and balance."""
+    bases: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("gradient-fusion", {}), ("contrastive", {"negatives": "swap"}), ("contrastive", {"negatives": "paper"}),
+    )  # fmt: skip
+    found: list[Way] = []
+    for (method, base), chosen in product(bases, product((0, 1), repeat=len(SWITCHES))):
+        options = {name: values[on] for (name, values), on in zip(SWITCHES.items(), chosen, strict=True)}
+        given = {**base, **options}
+        if not is_default(method, given):
+            found.append(Way(method, given, main=False))
+    return found
+
+
+def is_default(method: str, options: Mapping[str, Any]) -> bool:
+    """Whether these options are what the method does anyway."""
+    defaults = {option.name: option.default for option in get_method(method).options}
+    return all(defaults[name] == value for name, value in options.items())
+
+
+@dataclass
+class Maker:
+    """Makes the update of a way for some concepts; files and statistics go to `work` and are found again there."""
+
+    world: World
+    work: Path
+    progress: Progress
+    orthogonal: Callable[[str], Path] | None = None  # trains a concept with frozen orthogonal downs, once
+
+    def available(self, way: Way) -> bool:
+        """Whether this world can make it (orthogonal LoRAs need the miniature's training)."""
+        return way.method != "orthogonal-adaptation" or self.orthogonal is not None
+
+    def update(self, way: Way, names: Sequence[str], key: str) -> Updates:
+        """The merged update; `key` names its file. Call it inside `host.ready()`."""
+        world = self.world
+        if way.method == "gradient-fusion-lbfgs":
+            return merge_published(world.host, world.concepts(names), by_lbfgs(), progress=self.progress)
+        if way.method == "loraclr":
+            return merge_published(world.host, world.concepts(names), Loraclr(**way.options), progress=self.progress)
+        if way.method == "orthogonal-adaptation":
+            return self._orthogonal(names, float(way.options.get("weight", 1.0)))
+        if way.inputs != INPUTS[0]:
+            return merge_on(way.inputs, self.options(way, names, key), world.host, self.progress)
+        options = self.options(way, names, key)
+        if not options.out.is_file():
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            merge(options, open_host=lambda checkpoint, device: world.host, progress=self.progress)
+        return self._read(options.out)
+
+    def options(self, way: Way, names: Sequence[str], key: str) -> MergeOptions:
+        """The merge as a user would ask for it."""
+        return MergeOptions(
+            lora=tuple(self.world.subject(name).choice for name in names),
+            out=self.work / "merged" / f"{key}.safetensors",
+            checkpoint=self.world.set.checkpoint,
+            method=way.method,
+            rank=way.rank,
+            option=dict(way.options),
+            device=str(self.world.host.info.device),
+            cache=self.work / "statistics",
+        )
+
+    def _orthogonal(self, names: Sequence[str], weight: float) -> Updates:
+        assert self.orthogonal is not None
+        parts = [self._read(self.orthogonal(name)) for name in names]
+        return {name: delta.scaled(weight) for name, delta in stacked(parts).items()}
+
+    def _read(self, path: Path) -> Updates:
+        lora = read_files([path], self.world.host.layers())[0]
+        return weighted_deltas(lora, 1.0, 1.0, self.world.host.base_weight, host_shapes(self.world.host))[0]

@@ -1,0 +1,204 @@
+"""The world that the study measures in: the miniature (or a folder like it), its concepts, and its measuring stick.
+
+    python benchmarks/world.py [--miniature DIR]
+
+writes DIR/embedder.network.json, the structure of the embedder as `python -m lib_loraclr evaluate` reads it, and says
+how well the embedder tells identities apart that neither it nor any LoRA has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib_loraclr.hosts.ports import DiffusionHost
+from lib_loraclr.hosts.standalone import load_checkpoint
+from lib_loraclr.jobs.evaluation.folder import read_pictures
+from lib_loraclr.jobs.evaluation.meter_files import network_meters
+from lib_loraclr.jobs.evaluation.meters import Meters, Numbers, Pictures, calibrate, cosines
+from lib_loraclr.jobs.evaluation.network import PictureNetwork, TrunkEmbedder, build_network
+from lib_loraclr.jobs.evaluation.options import ConceptSet, Subject, load_set
+from lib_loraclr.jobs.evaluation.scores import References
+from lib_loraclr.jobs.inputs import Concept, host_shapes, make_concepts, read_files
+from miniature import backgrounds, styles, world
+from miniature.concepts import difference
+from miniature.measure import Embedder
+
+ROOT = Path(__file__).resolve().parents[1]
+HELD_OUT, SHOTS, PROBES = 120, 5, 3
+
+
+@dataclass
+class World:
+    """A loaded model with everything it is measured by. `stick`: the embedder's own errors, which come first."""
+
+    folder: Path
+    host: DiffusionHost
+    set: ConceptSet
+    meters: Meters
+    references: dict[str, References]
+    stick: dict[str, Any]
+
+    def subject(self, name: str) -> Subject:
+        """A concept by name."""
+        return next(s for s in self.set.subjects if s.name == name)
+
+    def names(self, *kinds: str) -> list[str]:
+        """Names of the concepts of these kinds, in the set's order."""
+        return [s.name for s in self.set.subjects if s.kind in kinds]
+
+    def concepts(self, names: Sequence[str]) -> list[Concept]:
+        """The LoRAs of these concepts as a merge sees them."""
+        choices = [self.subject(name).choice for name in names]
+        loras = read_files([choice.file for choice in choices], self.host.layers())
+        return make_concepts(choices, loras, self.host.base_weight, host_shapes(self.host))[0]
+
+
+def describe(embedder: nn.Module) -> dict[str, Any]:
+    """The structure of the miniature's embedder, read off the module itself."""
+    layers: list[dict[str, Any]] = []
+    for module in embedder.trunk:
+        if isinstance(module, nn.Conv2d):
+            layers.append({"type": "conv2d", "stride": module.stride[0], "padding": module.padding[0]})
+        elif isinstance(module, nn.GroupNorm):
+            layers.append({"type": "group_norm", "groups": module.num_groups})
+        elif isinstance(module, nn.AdaptiveAvgPool2d):
+            layers.append({"type": "adaptive_avg_pool2d", "size": module.output_size})
+        else:
+            layers.append({"type": {"SiLU": "silu", "Flatten": "flatten"}[type(module).__name__]})
+    background = {"prefix": "background_head", "labels": list(backgrounds.NAMES), "phrases": backgrounds.PHRASES}
+    heads = {"identity": {"prefix": "identity_head"}, "style": {"prefix": "style_head"}, "background": background}
+    return {
+        "format": "loraclr-embedder", "version": 1, "size": [96, 96],
+        "trunk": {"prefix": "trunk", "layers": layers}, "heads": heads,
+    }  # fmt: skip
+
+
+def load_embedder(weights: Path) -> PictureNetwork:
+    """The miniature's embedder from its weights file alone."""
+    state = load_file(weights)
+    return build_network(describe(Embedder()), lambda key: state[key].float())
+
+
+def open_world(folder: Path, *, held_out: int = HELD_OUT, device: str = "cpu") -> World:
+    """Load the model, embed the references, fix the thresholds on held-out identities and styles."""
+    found = load_set(folder / "concepts.json")
+    host = load_checkpoint(found.checkpoint or folder / "miniature.safetensors", device=device)
+    network = load_embedder(found.embedder or folder / "embedder.safetensors")
+    pictures = {s.name: read_pictures(s.references, side=96) for s in found.subjects}
+    meters = network_meters(network, TrunkEmbedder.around(network, np.concatenate(list(pictures.values()))))
+    stick, thresholds = measure_stick(meters, host, held_out)
+    meters = replace(meters, thresholds=thresholds)
+    references = {s.name: References.of(s.kind, pictures[s.name], meters) for s in found.subjects}
+    return World(folder, host, found, meters, references, stick)
+
+
+def measure_stick(meters: Meters, host: DiffusionHost, count: int) -> tuple[dict[str, Any], dict[str, float]]:
+    """The embedder on identities and styles of its own draw: error rates, agreement with the drawing's parameters."""
+    people = [world.random_identity(random.Random(f"held out {k}")) for k in range(count)]
+    drawn = [_shots(person, f"reference {k}", SHOTS) for k, person in enumerate(people)]
+    probes = [_through_vae(host, _shots(person, f"probe {k}", PROBES)) for k, person in enumerate(people)]
+    assert meters.identity is not None
+    assert meters.style is not None
+    known, seen = ([meters.identity.vectors(p) for p in part] for part in (drawn, probes))
+    identity = calibrate(known, seen)
+    report: dict[str, Any] = {"identity": identity.as_dict()}
+    for changes in (1, 2, 4):
+        near = [world.near_identity(p, random.Random(f"near {k} {changes}"), changes) for k, p in enumerate(people)]
+        other = [
+            meters.identity.vectors(_through_vae(host, _shots(p, f"near {k} {changes}", 1))) for k, p in enumerate(near)
+        ]
+        report[f"identity_{changes}_apart"] = _pairwise(known, seen, other)
+    report["parameters"] = agreement(people, known, seen)
+    looks = [styles.random_style(random.Random(f"held out style {k}")) for k in range(max(2, count // 2))]
+    calm = [meters.style.vectors(_styled(look, f"reference {k}", SHOTS)) for k, look in enumerate(looks)]
+    quick = [
+        meters.style.vectors(_through_vae(host, _styled(look, f"probe {k}", PROBES))) for k, look in enumerate(looks)
+    ]
+    style = calibrate(calm, quick)
+    report["style"] = style.as_dict()
+    return report, {meters.identity.name: identity.threshold, meters.style.name: style.threshold}
+
+
+def _shots(person: world.Identity, seed: str, count: int) -> Pictures:
+    r = random.Random(f"{seed} {sorted(person.items())}")
+    return np.array([np.asarray(world.render(person, world.random_scene(r))) for _ in range(count)])
+
+
+def _styled(look: Mapping[str, str], seed: str, count: int) -> Pictures:
+    r = random.Random(f"{seed} {sorted(look.items())}")
+    pictures = [world.render(world.random_identity(r), world.random_scene(r), dict(look)) for _ in range(count)]
+    return np.array([np.asarray(picture) for picture in pictures])
+
+
+@torch.no_grad()
+def _through_vae(host: DiffusionHost, pictures: Pictures) -> Pictures:
+    """What generated pictures have gone through as well."""
+    vae: Any = getattr(host, "vae", None)
+    if vae is None:
+        return pictures
+    rows = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().to(host.info.device) / 127.5 - 1
+    decoded = vae.decode(vae.encode(rows).latent_dist.mean).sample.clamp(-1, 1)
+    return ((decoded + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _pairwise(known: Sequence[Numbers], own: Sequence[Numbers], near: Sequence[Numbers]) -> dict[str, float]:
+    """How often a picture of the own identity is nearer to the references than one of a near identity."""
+    wins = [(cosines(mine, refs)[:, None] > cosines(other, refs)[None]).mean() for refs, mine, other in
+            zip(known, own, near, strict=True)]  # fmt: skip
+    return {"own_is_nearer": round(float(np.mean(wins)), 4)}
+
+
+def agreement(
+    people: Sequence[world.Identity], known: Sequence[Numbers], seen: Sequence[Numbers]
+) -> dict[str, float | int]:
+    """Rank correlation of cosine and number of equal drawing parameters, over pairs of the same kind."""
+    cosine, equal = [], []
+    for i, a in enumerate(people):
+        for j, b in enumerate(people):
+            if i != j and a["kind"] == b["kind"]:
+                cosine.append(float(cosines(seen[i], known[j]).mean()))
+                equal.append(-difference(a, b))
+    return {"rank_correlation": round(spearman(cosine, equal), 4), "pairs": len(cosine)}
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Correlation of ranks, ties sharing their mean rank; NaN where one side does not vary."""
+    ranks = [_ranks(np.asarray(values, float)) for values in (a, b)]
+    spread = [rank.std() for rank in ranks]
+    if len(a) < 2 or min(spread) == 0:
+        return float("nan")
+    return float(((ranks[0] - ranks[0].mean()) * (ranks[1] - ranks[1].mean())).mean() / (spread[0] * spread[1]))
+
+
+def _ranks(values: Numbers) -> Numbers:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - counts + 1 + last) / 2)[inverse]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--miniature", type=Path, default=ROOT / "miniature")
+    given = parser.parse_args(arguments)
+    path = given.miniature / "embedder.network.json"
+    path.write_text(json.dumps(describe(Embedder()), indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(open_world(given.miniature).stick, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

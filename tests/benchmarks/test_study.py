@@ -1,0 +1,224 @@
+"""The study on a toy world: rows as named, resumed, repeatable; draws; the page and the figures it writes."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_loras import Recorder
+
+from benchmarks import figures
+from benchmarks.ablation import VALUES, ablation, default_of, way_of
+from benchmarks.fidelity import combinations, fidelity
+from benchmarks.gathering import INPUTS
+from benchmarks.study import SINGLE, Scale, Study, Unit, draw_concepts, planned
+from benchmarks.ways import Maker, Way, is_default, study_ways
+from benchmarks.world import World
+from lib_loraclr.core.methods import METHODS, complete_options
+from lib_loraclr.jobs.evaluation.folder import EvaluationFolder
+from lib_loraclr.jobs.evaluation.painting import paint, stacked
+from lib_loraclr.jobs.options import DEFAULT_METHOD
+
+FIELDS = ["method", "options", "n", "draw", "text", "image", "identity_cosine", "identity_rate",
+          "worst_identity_cosine", "drift"]  # fmt: skip
+QUICK = {"sampling_steps": 1, "prompts": 1, "neutral_prompts": 1, "held_out_prompts": 0, "rounds": 1}
+SCALE = Scale(counts=(1, 2), draws=1, pictures=2, neutral=1, held_out=4, kept=1)
+WAYS = [Way("contrastive", QUICK), Way("sum"), Way("contrastive", {**QUICK, "margin": 1.5}, main=False)]
+
+
+class Silent(Recorder):
+    """A recorder that remembers the units that were begun."""
+
+    def message(self, text: str) -> None:
+        self.reached.append(text)
+
+
+def study_in(world: World, work: Path, **changes: object) -> Study:
+    progress = Silent()
+    return Study(world, work, replace(SCALE, **changes), progress, Maker(world, work, progress))
+
+
+@pytest.fixture(scope="module")
+def done(toy: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, EvaluationFolder]:
+    """One small study with its results."""
+    work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("results")
+    study = study_in(toy, work)
+    with toy.host.ready():
+        folder = fidelity(study, WAYS, out)
+    figures.write_fidelity(out, folder)
+    return study, out, folder
+
+
+def test_rows_are_as_named(done: tuple[Study, Path, EvaluationFolder]) -> None:
+    rows = json.loads((done[1] / "fidelity.json").read_text())
+    assert isinstance(rows, list)
+    assert all(list(row) == FIELDS for row in rows)
+    assert [(row["method"], row["n"]) for row in rows] == [
+        ("single", 1), ("single", 2), ("contrastive", 1), ("sum", 1), ("contrastive", 2), ("sum", 2),
+        ("contrastive", 1), ("contrastive", 2),
+    ]  # fmt: skip
+    by = {(row["method"], row["n"], row["options"].get("margin")): row for row in rows}
+    # one LoRA summed is that LoRA, up to the file's half precision
+    one, alone = by["sum", 1, None], by["single", 1, None]
+    assert one["identity_cosine"] == pytest.approx(alone["identity_cosine"], abs=0.02)
+    assert one["drift"] == pytest.approx(alone["drift"], rel=0.05)
+    mixed = json.loads((done[1] / "combinations.json").read_text())
+    assert {row["combination"] for row in mixed} == {
+        "style + character", "character + animal", "objects", "character + animal + object",
+    }  # fmt: skip
+
+
+def test_a_summed_unit_is_the_stack_painted_and_scored(done: tuple[Study, Path, EvaluationFolder]) -> None:
+    """The row again from scratch: own pictures, own cosines."""
+    study, out, _ = done
+    world = study.world
+    row = next(
+        row for row in json.loads((out / "fidelity.json").read_text()) if (row["method"], row["n"]) == ("sum", 2)
+    )
+    unit = Unit(Way("sum"), ("zor", "kib"), 2, 0)
+    found = []
+    with world.host.ready():
+        update = stacked([concept.deltas for concept in world.concepts(unit.names)])
+        for name in unit.names:
+            pictures = paint(world.host, update, study.prompts(name, unit), study.seeds(name), world.set.brush)
+            vectors = world.meters.identity.vectors(pictures)
+            found.append(float((vectors @ world.references[name].identity.T).mean()))
+    assert row["identity_cosine"] == pytest.approx(np.mean(found), abs=0.01)
+    assert row["worst_identity_cosine"] == pytest.approx(min(found), abs=0.01)
+
+
+def test_it_resumes_and_repeats(done: tuple[Study, Path, EvaluationFolder], tmp_path: Path, toy: World) -> None:
+    study, out, _ = done
+    again = study_in(toy, study.work)
+    lost = again.path(Unit(WAYS[1], ("zor", "kib"), 2, 0))
+    lost.unlink()
+    others = {path: path.stat().st_mtime_ns for path in (study.work / "units").iterdir()}
+    with toy.host.ready():
+        fidelity(again, WAYS, tmp_path)
+    assert lost.is_file()
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in others.items())
+    for name in ("fidelity.json", "combinations.json", "fidelity_details.json"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+    painted = [name for name, _ in again.progress.phases if name.startswith("Painting")]
+    assert painted == ["Painting stacked sum, 2"]
+
+
+def test_units_are_named_by_what_they_depend_on(toy: World, tmp_path: Path) -> None:
+    study = study_in(toy, tmp_path)
+    unit = Unit(Way("contrastive"), ("zor", "kib"), 2, 0)
+    same = study.key(replace(unit, draw=3))
+    margin = complete_options("contrastive", {})["margin"]
+    assert study.key(unit) == same == study.key(replace(unit, way=Way("contrastive", {"margin": margin})))
+    others = [
+        study.key(replace(unit, way=Way("contrastive", {"margin": 2.0}))), study.key(replace(unit, joint=True)),
+        study.key(replace(unit, names=("zor", "vex"))), study.key(replace(unit, way=Way("contrastive", rank="4"))),
+        study.key(replace(unit, way=Way("contrastive", inputs="student"))),
+        study_in(toy, tmp_path, pictures=3).key(unit), study_in(toy, tmp_path, neutral=2).key(unit),
+    ]  # fmt: skip
+    assert len({same, *others}) == len(others) + 1
+
+
+def test_draws(toy: World) -> None:
+    assert draw_concepts(toy, 2, 0) == ("zor", "kib")
+    assert set(draw_concepts(toy, 3, 1)) <= {"zor", "kib", "vex", "pim", "dob", "lum"}, "styles are no identities"
+    assert draw_concepts(toy, 2, 1) == draw_concepts(toy, 2, 1)
+    assert len({draw_concepts(toy, 2, k) for k in range(8)}) > 1
+    assert set(draw_concepts(toy, 2, 5)) <= {"zor", "kib", "vex"}
+    assert draw_concepts(toy, 7, 0) == ()
+
+
+def test_combinations_ask_for_both(toy: World, tmp_path: Path) -> None:
+    found = {name: (names, joint) for name, names, joint in combinations(toy)}
+    assert found["style + character"] == (("zor", "noir"), True)
+    assert found["objects"] == (("dob", "lum"), False)
+    unit = Unit(Way("sum"), ("zor", "noir"), 2, 0, joint=True)
+    study = study_in(toy, tmp_path)
+    assert study.prompts("noir", unit)[0] == "a photo of zor man in a forest in noir style"
+    assert study.prompts("zor", replace(unit, joint=False))[0] == "a photo of zor man in a forest"
+
+
+def test_all_methods_are_compared_once() -> None:
+    ways = study_ways()
+    names = {way.method for way in ways}
+    assert set(METHODS) <= names
+    assert {"loraclr", "gradient-fusion-lbfgs", "orthogonal-adaptation"} <= names
+    assert ways[0] == Way(DEFAULT_METHOD)
+    assert len({way.label for way in ways}) == len(ways)
+    switched = [way for way in ways if {"anchor", "rounds", "balance"} <= set(way.options)]
+    # three methods, eight combinations each; those that are a method's default are there already
+    defaults = [way for way in switched if is_default(way.method, way.options)]
+    assert not defaults
+    assert 21 <= len(switched) <= 24
+
+
+def test_an_unfinished_study_is_a_shorter_one(toy: World, tmp_path: Path) -> None:
+    study = study_in(toy, tmp_path, draws=2)
+    units = planned(study, WAYS)
+    main = [unit.way.main for unit in units]
+    assert main == sorted(main, reverse=True), "main ways first"
+    draws = [unit.draw for unit in units if unit.way.main and unit.way != SINGLE]
+    assert draws == sorted(draws), "a whole draw before the next"
+
+
+def test_the_page_and_the_figures(done: tuple[Study, Path, EvaluationFolder]) -> None:
+    _, out, folder = done
+    page = (out / "fidelity.html").read_text()
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
+    assert "default-src 'none'" in page
+    for text in ("single LoRAs", "stacked sum", "The measuring stick", "rank correlation", "Combinations"):
+        assert text in page
+    for measure in ("identity_cosine", "worst_identity_cosine", "drift", "text"):
+        with Image.open(out / f"fidelity-{measure}.png") as image:
+            assert image.size == (1720, 920)
+            assert image.getpixel((0, 0)) == (255, 255, 255)
+    with Image.open(out / "fidelity-pictures.png") as image:
+        assert image.height > 2 * 96
+    labels = [way["label"] for way in folder.data["ways"]]
+    assert labels[0] == "single LoRAs"
+    assert "stacked sum" in labels
+    assert all(set(way["pictures"]) == {"zor", "kib"} for way in folder.data["ways"])
+
+
+def test_other_inputs_are_other_merges(toy: World, tmp_path: Path) -> None:
+    maker = Maker(toy, tmp_path, Silent())
+    quick = {**QUICK, "rounds": 2}
+    with toy.host.ready():
+        found = {
+            inputs: maker.update(Way("contrastive", quick, inputs=inputs), ("zor", "kib"), inputs) for inputs in INPUTS
+        }
+        teacher = maker.update(Way("contrastive", {**quick, "rounds": 0}), ("zor", "kib"), "no rounds")
+    name = next(name for name in found["teacher"] if "attn1.to_v" in name)
+    dense = {inputs: update[name].dense() for inputs, update in found.items()}
+    scale = float(dense["teacher"].norm())
+    assert float((dense["teacher"] - teacher[name].dense()).norm()) < 2e-3 * scale, "the file's half precision"
+    for a, b in (("teacher", "student"), ("student", "last"), ("last", "aggregated")):
+        assert float((dense[a] - dense[b]).norm()) > 1e-3 * scale, (a, b)
+
+
+def test_the_ablation_changes_one_thing(toy: World, tmp_path: Path) -> None:
+    defaults = complete_options(DEFAULT_METHOD, {})
+    for parameter, values in VALUES.items():
+        assert default_of(parameter) in values, f"{parameter}: the default must be on its curve"
+        for value in values:
+            way = way_of(parameter, value)
+            complete = way.identity(toy)
+            same = [name for name, default in defaults.items() if complete[name] == default]
+            assert len(same) >= len(defaults) - 1
+    study = study_in(toy, tmp_path / "work")
+    out = tmp_path / "out"
+    way = Way("contrastive", QUICK)
+    with toy.host.ready():
+        study.measure(Unit(way, ("zor", "kib"), 2, 0))
+    units = [("margin", 1.0, Unit(way, ("zor", "kib"), 2, 0))]
+    rows = [{"parameter": p, "value": v, **study.row(unit)} for p, v, unit in units]
+    out.mkdir()
+    (out / "ablation.json").write_text(json.dumps(rows))
+    figures.write_ablation(out)
+    assert "margin" in (out / "ablation.html").read_text()
+    assert (out / "ablation-margin.png").is_file()
+    assert callable(ablation)
