@@ -7,6 +7,7 @@ var loraclrRegional = window.loraclrRegional || {};
     const R = loraclrRegional;
     const el = (...given) => R.dom.el(...given);
     const iconButton = (...given) => R.dom.iconButton(...given);
+    const wordButton = (...given) => R.dom.wordButton(...given);
     const popup = (...given) => R.dom.popup(...given);
     const debounce = (...given) => R.dom.debounce(...given);
     const field = (...given) => R.fields.field(...given);
@@ -57,13 +58,13 @@ var loraclrRegional = window.loraclrRegional || {};
             this.undo = iconButton("undo", "Undo (Ctrl+Z)", () => this.canvas.undo());
             this.redo = iconButton("redo", "Redo (Ctrl+Shift+Z)", () => this.canvas.redo());
             this.snap = iconButton("snap", "Snap to edges, thirds and other regions", () => this.toggle(this.snap, (this.canvas.snap = !this.canvas.snap)));
-            this.map = iconButton("map", "Show the exact weights that sampling uses", () => this.showMap(this.maps.hidden));
-            const menu = (icon, label, fill) => popup(iconButton(icon, label, null), label, (content, close) => fill(this, content, close));
+            this.map = wordButton("map", "Weights", "Show the exact weights that sampling uses", () => this.showMap(this.maps.hidden));
+            const menu = (icon, word, label, fill) => popup(word ? wordButton(icon, word, label, null) : iconButton(icon, label, null), label, (content, close) => fill(this, content, close));
             const group = (...nodes) => el("div", {class: "loraclr-group"}, ...nodes);
             this.bar = el("div", {class: "loraclr-bar", role: "toolbar", "aria-label": "Tools"},
                 group(...this.toolButtons), this.brush.node, group(this.undo, this.redo),
-                group(menu("grid", "Divide the picture", R.menus.gridMenu), menu("presets", "Layouts, import and export", R.menus.layoutMenu), menu("picture", "Picture behind the regions", R.menus.pictureMenu)),
-                group(this.snap, iconButton("fit", "Whole picture (0)", () => this.view.fit()), this.map, menu("help", "Keys and gestures", R.menus.helpMenu)));
+                group(menu("grid", "Grid", "Divide the picture", R.menus.gridMenu), menu("presets", "Layouts", "Layouts, import and export", R.menus.layoutMenu), menu("picture", "", "Picture behind the regions", R.menus.pictureMenu)),
+                group(this.snap, iconButton("fit", "Whole picture (0)", () => this.view.fit()), this.map, menu("help", "", "Keys and gestures", R.menus.helpMenu)));
             this.problem = el("div", {class: "loraclr-problem", role: "alert", hidden: true});
             this.status = el("div", {class: "loraclr-status"});
             this.live = el("div", {class: "loraclr-live", role: "status", "aria-live": "polite"});

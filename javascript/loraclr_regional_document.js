@@ -79,11 +79,12 @@ var loraclrRegional = window.loraclrRegional || {};
 
         text() {
             const {spec, region} = this.defaults;
+            const {v, regions: _, ...layout} = this.spec;
             const regions = this.regions.map((one) => {
                 const {id, shape, prompt, ...rest} = one;
                 return {id, ...(shape ? {shape} : {}), prompt, ...sparse(rest, region)};
             });
-            return JSON.stringify({v: this.spec.v, ...sparse({...this.spec, regions: undefined, v: undefined}, spec), regions});
+            return JSON.stringify({v, ...sparse(layout, spec), regions});
         }
 
         /** Replaces the layout by a spec's text and returns null, or a sentence that says what is wrong with it. */

@@ -16,7 +16,7 @@ var loraclrRegional = window.loraclrRegional || {};
         undo: "M7 4L3.5 7.5 7 11 M3.5 7.5H12a4.3 4.3 0 010 8.6H8",
         redo: "M13 4l3.5 3.5L13 11 M16.5 7.5H8a4.3 4.3 0 000 8.6h4",
         grid: "M3.5 4h13v12h-13z M9 4v12 M9 10h7.5",
-        presets: "M3.5 5.5h13 M3.5 10h13 M3.5 14.5h13 M7 4v3 M13 8.5v3 M9 13v3",
+        presets: "M6 3.5h8v13l-4-3.2-4 3.2z",
         picture: "M3.5 4.5h13v11h-13z M5 14l3.5-4 2.5 2.6 2-2.1 3 3.5 M12.8 7.2a.6.6 0 101.2 0 .6.6 0 00-1.2 0",
         eye: "M2.5 10S5.3 5 10 5s7.5 5 7.5 5-2.8 5-7.5 5-7.5-5-7.5-5z M12.2 10a2.2 2.2 0 11-4.4 0 2.2 2.2 0 014.4 0z",
         off: "M2.5 10S5.3 5 10 5s7.5 5 7.5 5-2.8 5-7.5 5-7.5-5-7.5-5z M4 16L16 4",
@@ -27,7 +27,7 @@ var loraclrRegional = window.loraclrRegional || {};
         up: "M10 15V5 M5.5 9.5L10 5l4.5 4.5",
         down: "M10 5v10 M5.5 10.5L10 15l4.5-4.5",
         more: "M5.5 8l4.5 4.5L14.5 8",
-        map: "M3.5 4h13v12h-13z M3.5 12l4-3 3 2.5 3-4 3 2.5",
+        map: "M4 4h12v12H4z M4 8h12 M4 12h12 M8 4v12 M12 4v12",
         plus: "M10 4.5v11 M4.5 10h11",
         close: "M5.5 5.5l9 9 M14.5 5.5l-9 9",
         help: "M7.5 7.6a2.5 2.5 0 114 2c-1 .7-1.5 1.2-1.5 2.4 M10 14.6v.3 M17 10a7 7 0 11-14 0 7 7 0 0114 0z",
@@ -59,6 +59,14 @@ var loraclrRegional = window.loraclrRegional || {};
     /** Square button with an icon; its label is its tooltip and its name for screen readers. */
     function iconButton(name, label, onclick, attributes = {}) {
         return el("button", {type: "button", class: "loraclr-icon", title: label, "aria-label": label.split(" (")[0], onclick, ...attributes}, icon(name));
+    }
+
+    /** As iconButton, with a word beside the icon. */
+    function wordButton(name, word, label, onclick) {
+        const button = iconButton(name, label, onclick);
+        button.classList.add("loraclr-worded");
+        button.append(el("span", {}, word));
+        return button;
     }
 
     function textButton(text, onclick, attributes = {}) {
@@ -119,5 +127,5 @@ var loraclrRegional = window.loraclrRegional || {};
         };
     }
 
-    R.dom = {el, icon, iconButton, textButton, popup, debounce};
+    R.dom = {el, icon, iconButton, wordButton, textButton, popup, debounce};
 })();

@@ -79,7 +79,7 @@ var loraclrRegional = window.loraclrRegional || {};
 
     function textControl(rule, id, set) {
         const long = rule.kind === "long";
-        const box = el(long ? "textarea" : "input", {id, placeholder: rule.empty || "", rows: long ? "2" : null, spellcheck: "false", autocomplete: "off"});
+        const box = el(long ? "textarea" : "input", {id, type: long ? null : "text", placeholder: rule.empty || "", rows: long ? "2" : null, spellcheck: "false", autocomplete: "off"});
         box.addEventListener("keydown", stopKeys);
         box.addEventListener("input", () => set(box.value));
         return {

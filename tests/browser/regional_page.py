@@ -49,7 +49,9 @@ def build(folder: Path) -> gr.Blocks:
         gr.Textbox(value="two people", label="Prompt", elem_id="txt2img_prompt")
         gr.Slider(64, 2048, value=512, label="Width", elem_id="txt2img_width")
         gr.Slider(64, 2048, value=512, label="Height", elem_id="txt2img_height")
-        enabled, spec = build_panel("txt2img", lambda name: f"regional_{name}", accordion, Services(), LayoutStore(folder))
+        enabled, spec = build_panel(
+            "txt2img", lambda name: f"regional_{name}", accordion, Services(), LayoutStore(folder)
+        )
         button = gr.Button("Generate", elem_id="generate")
         shown = gr.Textbox(label="Given", elem_id="given", lines=3)
         button.click(lambda on, text: json.dumps([on, text]), [enabled, spec], [shown])

@@ -21,7 +21,7 @@ REGION_FIELDS: Mapping[str, tuple[str, FieldForm]] = {
     ),
     "rho": ("Strength", {}),
     "w": ("Share in overlaps", {"soft": 3.0, "step": 0.05}),
-    "feather": ("Soft edge", {"soft": 0.25, "step": 0.005, "empty": "layout's"}),
+    "feather": ("Soft edge", {"soft": 0.25, "step": 0.005, "empty": "auto"}),
     "cfg": ("CFG scale", {"soft": 15.0, "step": 0.5, "empty": "main", "shown": 7.0}),
     "steps": ("Acts from, to", {}),
     "iso": ("Isolated from the others", {}),

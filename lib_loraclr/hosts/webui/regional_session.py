@@ -1,0 +1,187 @@
+"""One generation with regions: from the script's arguments to the hooks, and back to a clean host.
+
+The script calls `begin`, `before_batch`, `around_sampling` and `start_pass`; the callbacks call `step`. The session
+lives on the processing object, never on the script, so that nothing outlives a generation that fails.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from modules import extra_networks
+from torch import nn
+
+from lib_loraclr.hosts.webui.regional_texts import TextEncoder, TextSchedules
+from lib_loraclr.regional import RegionalSpec, dump_spec
+from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.runtime import RegionalRuntime
+from lib_loraclr.regional.sites import find_sites
+
+ATTRIBUTE = "_loraclr_regional"
+KEY, KEY_NOTES = "Regional", "Regional notes"
+TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
+
+
+class Pass(Protocol):
+    """The adapter's part of one sampling pass."""
+
+    @property
+    def ours(self) -> bool:
+        """Whether the model that samples now is the one that was hooked."""
+        ...
+
+    def step(self, params: Any) -> None:
+        """The sampler's next step begins: `params` is what `on_cfg_denoiser` gets."""
+        ...
+
+    def stop(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+class Adapter(Protocol):
+    """What differs between the hosts."""
+
+    def refusal(self) -> str | None:
+        """Why regions cannot act with the model as it is loaded, as one sentence."""
+        ...
+
+    def unet(self, p: Any) -> nn.Module:
+        """The module that is called once per model evaluation."""
+        ...
+
+    def start(self, p: Any, runtime: RegionalRuntime, texts: TextSchedules, notes: Callable[[str], None]) -> Pass:
+        """Hook the model for one pass."""
+        ...
+
+
+class RegionalSession:
+    """One generation. `spec` has at least one active region."""
+
+    def __init__(self, spec: RegionalSpec, adapter: Adapter, triggers: Mapping[str, str]) -> None:
+        self.spec, self._tags = without_tags(spec)
+        self._adapter = adapter
+        self._texts = TextEncoder(self.spec, triggers)
+        self._notes: list[str] = []
+        self._pass: Pass | None = None
+        self._runtime: RegionalRuntime | None = None
+        self._size = (0, 0)
+
+    def begin(self, p: Any, written: RegionalSpec) -> None:
+        """The generation begins: the infotext gets the regions as the user `written` them."""
+        p.extra_generation_params[KEY] = dump_spec(written)
+        if self._tags:
+            self._note(p, "LoRA tags in region prompts act on the whole picture.")
+
+    def before_batch(self, p: Any, prompts: list[str]) -> None:
+        """Before the host reads `<lora:…>` tags: those of the regions join the first prompt's, and only there."""
+        if prompts and self._tags:
+            prompts[0] = " ".join([prompts[0], *(tag for tag in self._tags if tag not in prompts[0])])
+
+    def around_sampling(self, p: Any) -> None:
+        """Make sure that this batch's sampling leaves no hook, however it ends."""
+        self._share_tags_with_hires(p)
+        own = vars(p).get("sample")
+        original = p.sample
+
+        def sample(*given: Any, **named: Any) -> Any:
+            try:
+                return original(*given, **named)
+            finally:
+                self.stop(p)
+                if own is None:
+                    vars(p).pop("sample", None)
+                else:
+                    p.sample = own
+
+        p.sample = sample
+
+    def start_pass(self, p: Any, latents: Any) -> None:
+        """Right before the sampler runs on `latents` (b, c, h, w); called twice by some hosts for one pass."""
+        self.stop(p)
+        reason = self._adapter.refusal()
+        if reason is not None:
+            self._note(p, reason)
+            return
+        self._size = int(latents.shape[-2]), int(latents.shape[-1])
+        self._hook(p)
+
+    def step(self, p: Any, params: Any) -> None:
+        """A step of the sampler. A refiner that has taken over is hooked as the first model was."""
+        if self._pass is None:
+            return
+        if not self._pass.ours:
+            self.stop(p)
+            self._texts.forget()
+            self._hook(p)
+        if self._pass is not None:
+            self._pass.step(params)
+
+    @property
+    def running(self) -> Pass | None:
+        """The pass that is going on."""
+        return self._pass
+
+    def stop(self, p: Any) -> None:
+        """Remove every hook; keep what the runtime has to say."""
+        if self._pass is not None:
+            self._pass.stop()
+        if self._runtime is not None:
+            self._runtime.remove()
+            for sentence in self._runtime.notes:
+                self._note(p, sentence)
+        self._pass = self._runtime = None
+
+    def _hook(self, p: Any) -> None:
+        hires = bool(getattr(p, "is_hr_pass", False))
+        layout = Layout(self.spec, *self._size, hires=hires)
+        sites = find_sites(self._adapter.unet(p))
+        if not sites.blocks:
+            self._note(p, "This model has no cross-attention that regions could act on.")
+            return
+        runtime = RegionalRuntime(layout, sites)
+        if runtime.idle:
+            return
+        texts = self._texts.schedules(p, hires=hires)
+        self._runtime = runtime
+        runtime.install()
+        self._pass = self._adapter.start(p, runtime, texts, lambda sentence: self._note(p, sentence))
+
+    def _share_tags_with_hires(self, p: Any) -> None:
+        data = getattr(p, "hr_extra_network_data", None)
+        if not self._tags or not getattr(p, "enable_hr", False) or data is None:
+            return
+        _, ours = extra_networks.parse_prompt(" ".join(self._tags))
+        for kind, used in ours.items():
+            known = [one.items for one in data[kind]]
+            data[kind].extend(one for one in used if one.items not in known)
+
+    def _note(self, p: Any, sentence: str) -> None:
+        if sentence in self._notes:
+            return
+        self._notes.append(sentence)
+        tell(p, self._notes)
+
+
+def tell(p: Any, notes: Sequence[str]) -> None:
+    """Say it below the picture and in its infotext."""
+    p.extra_generation_params[KEY_NOTES] = " ".join(notes)
+    if hasattr(p, "comment"):
+        p.comment(f"Regional: {notes[-1]}")
+
+
+def session_of(p: Any) -> RegionalSession | None:
+    """The session of a processing object."""
+    return getattr(p, ATTRIBUTE, None)
+
+
+def without_tags(spec: RegionalSpec) -> tuple[RegionalSpec, list[str]]:
+    """The spec without extra-network tags in its active regions' prompts, and the tags, each once."""
+    tags = list(dict.fromkeys(tag for region in spec.active() for tag in TAG.findall(region.prompt)))
+    if not tags:
+        return spec, []
+    regions = tuple(replace(region, prompt=TAG.sub("", region.prompt).strip()) for region in spec.regions)
+    return replace(spec, regions=regions), tags
