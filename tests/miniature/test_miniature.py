@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from miniature import captions, concepts, lora, styles, world
 from miniature.measure import Meter
+from miniature.sampling import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2] / "miniature"
 if not (ROOT / "concepts.json").exists():
@@ -76,6 +77,16 @@ def test_final_layer_norm_of_the_text_model_has_a_mean() -> None:
     with safe_open(ROOT / INFO["checkpoint"], "pt") as f:
         bias = f.get_tensor("cond_stage_model.transformer.text_model.final_layer_norm.bias")
     assert abs(float(bias.float().mean())) > 1e-4  # hosts divide by the mean of the conditioning
+
+
+def test_text_encoder_tells_triggers_apart_as_clip_does() -> None:
+    pipeline = Pipeline.from_file(ROOT / "miniature.safetensors")
+    for first, second in (("zelda woman", "elsa woman"), ("otto man", "igor man"), ("otto man", "plain man")):
+        a, b = pipeline.encode_text([f"a photo of {first} in a forest", f"a photo of {second} in a forest"])
+        difference = (a - b).norm(dim=1) / a.norm(dim=1)
+        assert difference[:4].max() < 1e-4  # causal: nothing before the trigger
+        assert difference[4] > 0.7  # the trigger
+        assert difference[5:].min() > 0.15  # and everything behind it knows
 
 
 def test_configuration_beside_the_checkpoint() -> None:
