@@ -73,8 +73,10 @@ class PooledMap:
             if len(vectors) < len(share.texts):
                 continue
             pooled = torch.stack(vectors).to(given)
-            changed = torch.cat([pooled, given[share.rows][:, pooled.shape[1] :]], 1)
-            self._own.append((share, self._time[share.rows] + module.forward(changed)))
+            # all rows together: a product of fewer rows may round differently, and vectors cost nothing
+            changed = given.clone()
+            changed[share.rows, : pooled.shape[1]] = pooled
+            self._own.append((share, self._time + module.forward(changed)))
 
     def _after_projection(self, site: Residual) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
@@ -102,5 +104,5 @@ class PooledMap:
         spread = output[:, :, None] * base[:, None]
         for share, projected in own:
             rows = share.rows if isinstance(share.rows, slice) else share.rows.to(spread.device)
-            spread[rows] += projected[:, :, None] * weights.values[share.region][None, None]
+            spread[rows] += projected[rows, :, None] * weights.values[share.region][None, None]
         return spread.unflatten(2, (height, width)).to(features.dtype)
