@@ -2,7 +2,8 @@
 
 from modules import script_callbacks
 
-import lib_loraclr  # noqa: F401  A1111 takes our folder off sys.path afterwards; a package that is imported stays
+# A1111 takes our folder off sys.path after this file; a package that is imported by then stays.
+import lib_loraclr  # noqa: F401
 
 
 def ui_tabs():

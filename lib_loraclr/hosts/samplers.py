@@ -26,6 +26,14 @@ class Schedule:
         self.signal = torch.cumprod(1 - betas, 0).sqrt()
         self.prediction = prediction
 
+    @classmethod
+    def of_sigmas(cls, sigmas: Tensor) -> Schedule:
+        """From noise levels sigma / alpha per training step, as k-diffusion counts; the model predicts x0 itself."""
+        schedule = cls.__new__(cls)
+        schedule.signal = (1 + sigmas.detach().to("cpu", torch.float64) ** 2) ** -0.5
+        schedule.prediction = "x0"
+        return schedule
+
     def alpha_sigma(self, step: int) -> tuple[float, float]:
         """(alpha, sigma) of training step `step`; -1 is the clean picture."""
         alpha = float(self.signal[step]) if step >= 0 else 1.0

@@ -1,0 +1,1 @@
+"""Forge: the loaded engine's patchers around models that its memory manager moves."""

@@ -1,0 +1,39 @@
+"""`ForgeApplication`: the WebUI whose engines carry `forge_objects`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lib_loraclr.hosts.forge import model as loaded
+from lib_loraclr.hosts.forge.host import ForgeHost
+from lib_loraclr.hosts.ports import DiffusionHost, ModelInfo
+from lib_loraclr.hosts.webui.application import WebuiApplication
+from lib_loraclr.hosts.webui.catalogue import lora_extension
+
+STALE = "replaced"  # equals no list of patches
+
+
+class ForgeApplication(WebuiApplication):
+    """Forge and what is built like it."""
+
+    title = "Forge"
+
+    def model(self) -> ModelInfo | None:
+        """The checkpoint in memory; None before the first generation or merge."""
+        engine = loaded.loaded_model()
+        return None if engine is None else loaded.describe(engine)
+
+    def open_host(self, checkpoint: Path | None, device: str) -> DiffusionHost:
+        """The chosen checkpoint's engine; both arguments are for programs that load checkpoints themselves."""
+        return ForgeHost(loaded.require_model())
+
+    def forget(self, name: str) -> None:
+        """Make Forge read and merge LoRAs anew: it recognises patches by file name and weight alone."""
+        clear = getattr(getattr(lora_extension(), "load_lora_state_dict", None), "cache_clear", None)
+        if clear is not None:
+            clear()
+        engine = loaded.loaded_model()
+        if engine is not None:
+            engine.current_lora_hash = STALE
+            for patcher in (engine.forge_objects_original.unet, engine.forge_objects_original.clip.patcher):
+                patcher.lora_loader.loaded_hash = STALE
