@@ -12,6 +12,8 @@ from lib_loraclr.cli.progress import BarProgress
 from lib_loraclr.cli.table import warnings_text
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.jobs.generate import GenerateOptions, GenerateOutcome, generate
+from lib_loraclr.jobs.regions import read_regions
+from lib_loraclr.regional import RegionalSpec
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -33,6 +35,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add("--size", metavar="WxH", help="pixels, multiples of 8; default: what the model was trained on")
     add("--count", type=int, metavar="N", default=1, help="number of pictures (default 1)")
     add("--grid", action="store_true", help="also one picture of all of them, NAME-grid.png")
+    add(
+        "--regions",
+        metavar="SPEC.json",
+        help="several subjects in one picture: which prompt acts where (docs/regional.md says how to write it); "
+        "--prompt is the rest of the picture",
+    )
     add("--lora-dir", metavar="DIR", help="where names in tags are looked up (a path works without it)")
     add("--device", metavar="D", default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU when there is one")
     add(
@@ -71,6 +79,21 @@ def picture_size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
+def _regions(path: str | None) -> RegionalSpec | None:
+    """The layout of a file; a layout with a problem stops the job, unlike in the WebUI."""
+    if path is None:
+        return None
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("bad-regions", f"The regions cannot be read: {error}.", file=path, key="regions") from error
+    spec, problems = read_regions(text)
+    if problems:
+        first = problems[0]
+        raise InputError(first.code, f"{path}: {first.message}", file=path, key=first.key)
+    return spec
+
+
 def run(parsed: argparse.Namespace) -> Answer:
     """Make the pictures."""
     options = GenerateOptions(
@@ -87,6 +110,7 @@ def run(parsed: argparse.Namespace) -> Answer:
         device=parsed.device,
         out=Path(parsed.out),
         overwrite=parsed.overwrite,
+        regions=_regions(parsed.regions),
     )
     progress = BarProgress()
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ from torch import Tensor
 from lib_loraclr.capture import inject
 from lib_loraclr.core.deltas import Delta, add
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.formats import read_lora
+from lib_loraclr.formats import read_lora, recipe_of
 from lib_loraclr.formats.lora_file import FileWarning
-from lib_loraclr.hosts.ports import DiffusionHost, Progress, SampleRequest
+from lib_loraclr.hosts.ports import DiffusionHost, Progress, RegionalRequest, SampleRequest
 from lib_loraclr.jobs.inputs import check_families, find_lora, host_shapes, weighted_deltas
 from lib_loraclr.jobs.meter import Stopwatch
 from lib_loraclr.jobs.opening import HostOpener, resolve_device
 from lib_loraclr.jobs.output import all_or_nothing, check_job_output, write_bytes
 from lib_loraclr.jobs.pictures import contact_sheet, infotext, png, to_images
 from lib_loraclr.jobs.prompt_tags import LoraTag, split_prompt
+from lib_loraclr.regional import Region, RegionalSpec, dump_spec
 
 BATCH_PIXELS = 4 * 512 * 512  # pictures sampled side by side hold about this many pixels
 SAMPLER = "ddim"
@@ -43,6 +44,7 @@ class GenerateOptions:
     lora_dir: Path | None = None
     device: str = "auto"
     overwrite: bool = False
+    regions: RegionalSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Painter:
         self.shapes = host_shapes(host)
         self.warnings: list[FileWarning] = []
         self._deltas: dict[LoraTag, Mapping[str, Delta]] = {}
+        self._triggers: dict[str, str] = {}
 
     def paint(
         self,
@@ -85,22 +88,55 @@ class Painter:
         cfg: float = 7.0,
         size: tuple[int, int] | None = None,
         progress: Progress | None = None,
+        regions: RegionalSpec | None = None,
     ) -> Tensor:
         """One picture per seed, uint8 (n, h, w, 3). The prompt's LoRA tags act, stacked as in the WebUI.
 
-        Several prompts, one per seed, must have the same tags; they are sampled side by side.
+        Several prompts, one per seed, must have the same tags; they are sampled side by side. A tag in a region's
+        prompt acts on the whole picture, with a warning; a region's own `loras` act there only.
         """
         split = [split_prompt(text) for text in ([prompt] * len(seeds) if isinstance(prompt, str) else prompt)]
         texts, tags = [text for text, _ in split], split[0][1]
         if any(other != tags for _, other in split):
             raise InputError("bad-tag", "Prompts that are sampled side by side need the same LoRA tags.", key="prompt")
+        spec, more = self._without_tags(regions, tags)
+        tags = [*tags, *more]
         size = size or native_size(self.host)
         layers = self.host.layers()
         deltas = self._stacked(tags)
-        request = SampleRequest(texts, list(seeds), steps, size, cfg, negative, SAMPLER)
+        request = SampleRequest(
+            texts, list(seeds), steps, size, cfg, negative, SAMPLER, None if spec is None else self._regional(spec)
+        )
         with inject({name: layers[name] for name in deltas}, deltas):
             latents = self.host.sample(request, progress)
         return self.host.decode(latents)
+
+    def _without_tags(
+        self, spec: RegionalSpec | None, tags: Sequence[LoraTag]
+    ) -> tuple[RegionalSpec | None, list[LoraTag]]:
+        """The spec with plain prompts, and the tags that stood in them and are not in `tags`."""
+        if spec is None or not spec.active():
+            return None, []
+        more: list[LoraTag] = []
+        plain: list[Region] = []
+        for region in spec.active():
+            text, found = split_prompt(region.prompt)
+            plain.append(replace(region, prompt=text) if found else region)
+            more += [tag for tag in found if tag not in tags and tag not in more]
+        if more:
+            names = ", ".join(tag.file for tag in more)
+            message = f"{names} stands in a region's prompt but acts on the whole picture."
+            warning = FileWarning("region-tag", message)
+            self.warnings += [] if warning in self.warnings else [warning]
+        return replace(spec, regions=tuple(plain)), more
+
+    def _regional(self, spec: RegionalSpec) -> RegionalRequest:
+        """The request of a spec without tags; every region's own LoRAs are read and stacked."""
+        deltas = [
+            self._stacked([LoraTag(lora.name, lora.unet, lora.te) for lora in region.loras])
+            for region in spec.regions
+        ]  # fmt: skip
+        return RegionalRequest(spec, deltas, dict(self._triggers))
 
     def _stacked(self, tags: Sequence[LoraTag]) -> Mapping[str, Delta]:
         parts = [self._load(tag) for tag in tags]
@@ -118,7 +154,18 @@ class Painter:
             deltas, notes = weighted_deltas(lora, tag.weight, tag.te_weight, self.host.base_weight, self.shapes)
             self.warnings += [*lora.warnings, *notes]
             self._deltas[tag] = deltas
+            self._triggers.update(_concepts(lora.metadata))
         return self._deltas[tag]
+
+
+def _concepts(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Concept -> trigger of a merged file, from its recipe; empty for other files."""
+    recipe = recipe_of(metadata) or {}
+    return {
+        str(entry["name"]): str(entry["trigger"])
+        for entry in recipe.get("inputs", ())
+        if entry.get("name") and entry.get("trigger")
+    }
 
 
 def native_size(host: DiffusionHost) -> tuple[int, int]:
@@ -130,8 +177,7 @@ def generate(options: GenerateOptions, *, open_host: HostOpener, progress: Progr
     """Make the pictures of `options`. Everything that can be wrong with it is checked before the model is loaded."""
     watch = Stopwatch()
     outputs, grid = _outputs(options)
-    for tag in split_prompt(options.prompt)[1]:
-        find_lora(tag.file, options.lora_dir)
+    _check_loras(options)
     device = str(resolve_device(options.device))
     progress.phase("Loading the model", 1)
     host = open_host(options.checkpoint, device)
@@ -154,6 +200,7 @@ def generate(options: GenerateOptions, *, open_host: HostOpener, progress: Progr
                 cfg=options.cfg,
                 size=size,
                 progress=progress,
+                regions=options.regions,
             )
             pictures += to_images(pixels)
         for picture, seed in zip(pictures, seeds, strict=True):
@@ -165,6 +212,17 @@ def generate(options: GenerateOptions, *, open_host: HostOpener, progress: Progr
         for path, data in zip(files, images, strict=True):
             write_bytes(path, data)
     return GenerateOutcome(files, seeds, watch.total, painter.warnings)
+
+
+def _check_loras(options: GenerateOptions) -> None:
+    """Every LoRA that is named anywhere is there, before a model is loaded."""
+    regions = () if options.regions is None else options.regions.active()
+    for prompt in (options.prompt, *(region.prompt for region in regions)):
+        for tag in split_prompt(prompt)[1]:
+            find_lora(tag.file, options.lora_dir)
+    for region in regions:
+        for lora in region.loras:
+            find_lora(lora.name, options.lora_dir)
 
 
 def _outputs(options: GenerateOptions) -> tuple[list[Path], Path | None]:
@@ -192,4 +250,5 @@ def _infotext(options: GenerateOptions, host: DiffusionHost, seed: int, size: tu
         size=size,
         model=host.info.name,
         sha=host.info.sha256,
+        more={} if options.regions is None else {"Regional": dump_spec(options.regions)},
     )

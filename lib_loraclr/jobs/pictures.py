@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -47,12 +48,15 @@ def infotext(
     size: tuple[int, int],
     model: str,
     sha: str,
+    more: Mapping[str, str] | None = None,
 ) -> str:
-    """The three lines that the WebUI writes and parses."""
+    """The three lines that the WebUI writes and parses; `more` are further entries of the last one."""
     lines = [prompt, *([f"Negative prompt: {negative}"] if negative else [])]
     facts = f"Steps: {steps}, Sampler: {sampler}, CFG scale: {cfg:g}, Seed: {seed}, Size: {size[0]}x{size[1]}"
-    return "\n".join([*lines, f"{facts}, Model hash: {sha[:10]}, Model: {_quoted(model)}"])
+    rest = "".join(f", {name}: {_quoted(text)}" for name, text in (more or {}).items())
+    return "\n".join([*lines, f"{facts}, Model hash: {sha[:10]}, Model: {_quoted(model)}{rest}"])
 
 
 def _quoted(text: str) -> str:
-    return f'"{text}"' if any(letter in text for letter in ",:\n") else text
+    """As the WebUI writes values that would break its line: as a JSON text."""
+    return json.dumps(text, ensure_ascii=False) if any(letter in text for letter in ",:\n") else text
