@@ -1,4 +1,7 @@
-"""Set up a private environment in .venv and run one task in it: `python3 tools/do.py demo` or `… test`.
+"""Set up a private environment in .venv and run one task in it: `python3 tools/do.py demo`, `… test` or `… browser`.
+
+`browser` drives the pages in chromium under both gradio versions that WebUIs bring; each has a small environment of its
+own, .venv-gradio3 and .venv-gradio4, which takes torch and the rest from .venv.
 
 Standard library only, so that a fresh machine with Python 3.10 and pip is enough.
 """
@@ -14,7 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+INTERPRETER = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+PYTHON = VENV / INTERPRETER
 TASKS = {
     "demo": ("standalone.txt", [["miniature/demo.py"]]),
     "test": (
@@ -29,35 +33,66 @@ TASKS = {
 }
 
 
-def install(requirements: Path) -> None:
-    """Create .venv if needed and install `requirements` unless this very list is already there."""
+def install(requirements: Path, folder: Path = VENV) -> Path:
+    """Create an environment if needed, install `requirements` unless this very list is there; returns its python."""
     if sys.version_info < (3, 10):  # noqa: UP036 (this file runs before anything has checked)
         sys.exit("Python 3.10 or newer is needed.")
-    if not PYTHON.exists():
+    python = folder / INTERPRETER
+    if not python.exists():
         # Debian splits ensurepip off, so the environment is made without pip and filled by the pip outside.
-        venv.create(VENV, with_pip=False, clear=VENV.exists())
+        venv.create(folder, with_pip=False, clear=folder.exists())
     text = "".join(path.read_text() for path in sorted(requirements.parent.glob("*.txt")))
-    stamp = VENV / f"{requirements.stem}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    stamp = folder / f"{requirements.stem}.{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if stamp.exists():
-        return
-    print(f"Installing {requirements.relative_to(ROOT)} into .venv (once, some minutes) …", flush=True)
-    pip = [sys.executable, "-m", "pip", "--python", str(PYTHON), "install", "--quiet", "--disable-pip-version-check"]
+        return python
+    print(f"Installing {requirements.relative_to(ROOT)} into {folder.name} (once, some minutes) …", flush=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
     if subprocess.run([*pip, "-r", str(requirements)], check=False).returncode:
-        sys.exit("The installation failed; the lines above say why. Nothing outside .venv was touched.")
+        sys.exit(f"The installation failed; the lines above say why. Nothing outside {folder.name} was touched.")
     stamp.touch()
+    return python
+
+
+def site_packages(python: Path) -> Path:
+    """Where an environment keeps its packages."""
+    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    return Path(subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True).stdout.strip())
+
+
+def run(python: Path, command: list[str]) -> int:
+    """Run a command in an environment and return its status."""
+    print("\n$ python", *command, flush=True)
+    return subprocess.run([str(python), *command], cwd=ROOT, check=False).returncode
+
+
+def browser(arguments: list[str]) -> int:
+    """The browser tests under gradio 3.41 and 4.40, whose environments take from .venv what they lack."""
+    shared = site_packages(install(ROOT / "requirements" / "test.txt"))
+    status = 0
+    for version in (3, 4):
+        folder = ROOT / f".venv-gradio{version}"
+        link = next(folder.rglob("zz_shared.pth"), None)
+        if link is not None:
+            link.unlink()  # so that pip sees the environment's own packages only
+        python = install(ROOT / "requirements" / f"gradio{version}.txt", folder)
+        (site_packages(python) / "zz_shared.pth").write_text(f"{shared}\n")
+        tests = ["-m", "pytest", "-q", "-m", "browser", "-p", "no:cacheprovider", "tests/browser", *arguments]
+        status = run(python, tests) or status
+    return status
 
 
 def main() -> int:
     """Run the task named on the command line; further arguments go to its last command."""
-    if len(sys.argv) < 2 or sys.argv[1] not in TASKS:
-        sys.exit(f"usage: python3 tools/do.py {{{'|'.join(TASKS)}}} [arguments]")
+    if len(sys.argv) < 2 or sys.argv[1] not in (*TASKS, "browser"):
+        sys.exit(f"usage: python3 tools/do.py {{{'|'.join(TASKS)}|browser}} [arguments]")
+    if sys.argv[1] == "browser":
+        return browser(sys.argv[2:])
     requirements, commands = TASKS[sys.argv[1]]
     install(ROOT / "requirements" / requirements)
     status = 0
     for number, command in enumerate(commands):
         extra = sys.argv[2:] if number == len(commands) - 1 else []
-        print("\n$ python", *command, *extra, flush=True)
-        status = subprocess.run([str(PYTHON), *command, *extra], cwd=ROOT, check=False).returncode or status
+        status = run(PYTHON, [*command, *extra]) or status
     return status
 
 

@@ -13,15 +13,11 @@ from lib_loraclr.core.methods.base import Option
 from lib_loraclr.jobs.options import DTYPES
 from lib_loraclr.ui import settings
 from lib_loraclr.ui.compat import volatile
-from lib_loraclr.ui.settings import ADVANCED, NAMES, SIMPLE, Field
+from lib_loraclr.ui.settings import ADVANCED, NAMES, SIMPLE, Field, method_name, method_title
 from lib_loraclr.ui.words import tag
 
 PRESETS = [("Full", "full"), ("Text", "text"), ("Instant", "instant")]
 PRESET_INFO = "Full: every layer, best likeness, minutes. Text: text encoder and attention only, seconds. Instant: files only, no sampling, concepts bleed."  # noqa: E501
-METHOD_TITLES = {
-    "contrastive": "Contrastive (LoRACLR)", "gradient-fusion": "Gradient fusion (Mix-of-Show)", "sum": "Weighted sum",
-    "average": "Average", "svd": "SVD of the sum", "ties": "TIES", "dare": "DARE", "knots": "KnOTS",
-}  # fmt: skip
 RANKS = [("Exact", "exact"), ("One rank", "fixed"), ("Share of the effect", "energy"), ("File size", "size")]
 RANK_INFO = "Exact keeps everything (the sum of the LoRAs' ranks); the others trade likeness for a smaller file."
 TITLES = {"cfg_scale": "CFG scale", "ridge": "Ridge", "over": "Divide by"}
@@ -46,9 +42,9 @@ def main_controls(by_name: dict[str, Any]) -> Any:
     with gr.Row(elem_classes=["lct-row-2"]):
         by_name["preset"] = _radio("preset", "Preset", PRESETS, PRESET_INFO)
         with gr.Column(min_width=260):
-            titles = [(METHOD_TITLES.get(name, name), name) for name in METHODS]
+            titles = [method_title(name) for name in METHODS]
             by_name["method"] = volatile(
-                gr.Dropdown(titles, value=SIMPLE["method"], label="Method", elem_id="loraclr_method")
+                gr.Dropdown(titles, value=method_title(SIMPLE["method"]), label="Method", elem_id="loraclr_method")
             )
             summary = gr.HTML(summary_html(SIMPLE["method"]))
     with gr.Row(elem_classes=["lct-row-2"]):
@@ -83,7 +79,7 @@ def advanced_controls(by_name: dict[str, Any]) -> dict[str, Any]:
         shown = not method or method == SIMPLE["method"]
         with gr.Column(visible=shown and bool(fields), elem_classes=["lct-options"]) as groups[method]:
             if fields:
-                title = METHOD_TITLES.get(method, method) if method else "How the model is watched"
+                title = method_title(method) if method else "How the model is watched"
                 gr.HTML(tag("h4", title))
                 with gr.Row(elem_classes=["lct-option-row"]):
                     for field in fields:
@@ -92,7 +88,8 @@ def advanced_controls(by_name: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown_groups(method: str) -> list[Any]:
-    """Updates for the groups of `advanced_controls`, in their order."""
+    """Updates for the groups of `advanced_controls`, in their order; `method` by name or title."""
+    method = method_name(method)
     samples = get_method(method).needs_statistics
     own = {field.method for field in ADVANCED}
     return [gr.update(visible=name == method and name in own if name else samples) for name in ("", *METHODS)]
@@ -104,8 +101,8 @@ def shown_rank(kind: str) -> list[Any]:
 
 
 def summary_html(method: str) -> str:
-    """What the chosen method does."""
-    return tag("p", get_method(method).summary, "lct-soft lct-summary")
+    """What the chosen method does; `method` by name or title."""
+    return tag("p", get_method(method_name(method)).summary, "lct-soft lct-summary")
 
 
 def _option(field: Field) -> Any:

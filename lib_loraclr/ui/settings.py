@@ -15,6 +15,10 @@ from lib_loraclr.jobs.names import free_name, lora_path
 from lib_loraclr.jobs.options import DEFAULT_METHOD, DEFAULT_MODEL_FREE_METHOD, MergeOptions, parse_merge_options
 from lib_loraclr.jobs.settings import JOB_OPTIONS
 
+_TITLES = {
+    "contrastive": "Contrastive (LoRACLR)", "gradient-fusion": "Gradient fusion (Mix-of-Show)", "sum": "Weighted sum",
+    "average": "Average", "svd": "SVD of the sum", "ties": "TIES", "dare": "DARE", "knots": "KnOTS",
+}  # fmt: skip
 RANK_KINDS = ("exact", "fixed", "energy", "size")
 SIMPLE: dict[str, Any] = {
     "preset": "full",
@@ -53,6 +57,16 @@ ADVANCED: tuple[Field, ...] = (
 NAMES: tuple[str, ...] = (*SIMPLE, *(field.name for field in ADVANCED))
 
 
+def method_title(name: str) -> str:
+    """What the list of methods shows."""
+    return _TITLES.get(name, name)
+
+
+def method_name(title: str) -> str:
+    """The method's name, from its name or its title."""
+    return next((name for name, shown in _TITLES.items() if shown == title), title)
+
+
 def defaults() -> dict[str, Any]:
     """Every setting's value before anybody changes it."""
     return {**SIMPLE, **{field.name: field.option.default for field in ADVANCED}}
@@ -61,7 +75,8 @@ def defaults() -> dict[str, Any]:
 def named(values: Sequence[Any]) -> dict[str, Any]:
     """The controls' values, in the order of `NAMES`, by name; an emptied control has its default."""
     known = defaults()
-    return {name: known[name] if value is None else value for name, value in zip(NAMES, values, strict=True)}
+    found = {name: known[name] if value is None else value for name, value in zip(NAMES, values, strict=True)}
+    return {**found, "method": method_name(str(found["method"]))}
 
 
 def settle(preset: str, method: str, *, changed: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from lib_loraclr.ui.controls import (
     summary_html,
 )
 from lib_loraclr.ui.interference import Interference, interference_html
-from lib_loraclr.ui.settings import NAMES, settle
+from lib_loraclr.ui.settings import NAMES, method_name, method_title, settle
 from lib_loraclr.ui.words import tag
 from lib_loraclr.version import __version__
 
@@ -183,6 +183,8 @@ def _finish(controller: TabController, name: str) -> tuple[str, str, str, str]:
 
 def _use(controller: TabController, name: str) -> list[Any]:
     reply, values = controller.load_recipe(name)
+    if "method" in values:
+        values["method"] = method_title(values["method"])
     return [reply, *(gr.update(value=values[key]) if key in values else gr.update() for key in NAMES)]
 
 
@@ -190,8 +192,15 @@ def _wire_settings(controls: Controls) -> None:
     """Preset and method settle each other; options show with their method."""
     named = controls.by_name
     preset, method, rank = named["preset"], named["method"], named["rank_kind"]
-    preset.input(lambda p, m: settle(p, m, changed="preset")[1], [preset, method], [method], **event())
-    method.input(lambda p, m: settle(p, m, changed="method")[0], [preset, method], [preset], **event())
+
+    def settled_method(chosen: str, title: str) -> str:
+        return method_title(settle(chosen, method_name(title), changed="preset")[1])
+
+    def settled_preset(chosen: str, title: str) -> str:
+        return settle(chosen, method_name(title), changed="method")[0]
+
+    preset.input(settled_method, [preset, method], [method], **event())
+    method.input(settled_preset, [preset, method], [preset], **event())
     groups = list(controls.groups.values())
     method.change(lambda m: [summary_html(m), *shown_groups(m)], [method], [controls.summary, *groups], **event())
     rank.change(shown_rank, [rank], [named[f"rank_{kind}"] for kind in ("fixed", "energy", "size")], **event())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from ui_parts import LAYERS, FakeApplication, write_lora
+from ui_parts import LAYERS, write_lora
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
@@ -94,9 +94,7 @@ def test_a_strange_recipe_sets_only_what_makes_sense() -> None:
         ("method", ("text", "gradient-fusion"), ("text", "gradient-fusion")),
     ],
 )
-def test_preset_and_method_settle_each_other(
-    changed: str, before: tuple[str, str], after: tuple[str, str]
-) -> None:
+def test_preset_and_method_settle_each_other(changed: str, before: tuple[str, str], after: tuple[str, str]) -> None:
     assert settings.settle(*before, changed=changed) == after
 
 

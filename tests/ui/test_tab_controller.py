@@ -1,0 +1,271 @@
+"""The tab's questions and answers without a browser: open, choose, merge, refuse, cancel, result, recipe, preview."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ui_parts import FakeApplication, write_lora
+
+from lib_loraclr.core.errors import Cancelled, InputError
+from lib_loraclr.formats import FileWarning
+from lib_loraclr.hosts.ports import Progress
+from lib_loraclr.jobs.outcome import ConceptOutcome, MergeOutcome
+from lib_loraclr.ui import settings
+from lib_loraclr.ui.choices import Choice
+from lib_loraclr.ui.controller import TabController
+from lib_loraclr.ui.interference import Interferences, interference_html
+from lib_loraclr.ui.preview import Grid, GridRequest, Subject, grid_html
+from lib_loraclr.ui.result import MergeResult, result_html
+from lib_loraclr.ui.runner import OUT_OF_MEMORY, Runner
+
+TWO = json.dumps([{"name": "anna"}, {"name": "ben"}])
+
+
+def values(**changes: Any) -> list[Any]:
+    """The controls' values: a merge without a model, and what a test changes."""
+    known = {**settings.defaults(), "preset": "instant", "method": "sum", **changes}
+    return [known[name] for name in settings.NAMES]
+
+
+@pytest.fixture
+def controller(application: FakeApplication) -> TabController:
+    return TabController(application)
+
+
+def ended(controller: TabController) -> str:
+    """The result panel once nothing runs."""
+    controller.runner.wait(60)
+    return controller.finish()[0]
+
+
+def test_opening_tells_the_model_and_all_names(controller: TabController) -> None:
+    rows, model, reply = controller.open()
+    assert json.loads(reply)["names"] == ["anna", "ben", "cut", "ink", "xl"]
+    assert "tiny" in model
+    assert rows.count('role="option"') == 5
+
+
+def test_details_only_of_names_in_the_catalogue(controller: TabController, folder: Path) -> None:
+    asked = json.dumps(["anna", "../anna", str(folder / "ben.safetensors"), "cut", 3])
+    rows = json.loads(controller.details(asked))["rows"]
+    assert set(rows) == {"anna", "cut"}
+    assert rows["anna"]["reason"] == ""
+    assert rows["cut"]["reason"]
+    assert json.loads(controller.details("{"))["rows"] == {}
+
+
+def test_cards_come_back_completed(controller: TabController) -> None:
+    html, reply = controller.cards(json.dumps([{"name": "ben"}, {"name": "gone"}]))
+    (choice,) = json.loads(reply)["choices"]
+    assert (choice["trigger"], choice["weight"]) == ("ben cup", "0.8")
+    assert "gone" in html
+
+
+def test_a_merge_writes_the_file_and_tells_how_to_use_it(controller: TabController, folder: Path) -> None:
+    started = json.loads(controller.merge(TWO, "task(1)", *values(name="both")))
+    assert started["started"]
+    html = ended(controller)
+    assert (folder / "both.safetensors").is_file()
+    assert "both.safetensors" in html
+    assert "&lt;lora:both:1&gt; anna woman, ben cup" in html
+    about = json.loads(controller.finish()[2])
+    assert about["result"]["prompt"] == "<lora:both:1> anna woman, ben cup"
+    assert not about["failed"]
+    assert "both" in json.loads(controller.open()[2])["names"]
+    assert json.loads(controller.details('["both"]'))["rows"]["both"]["recipe"]
+    assert controller.next_name("both") == "both-2"
+
+
+def test_the_recipe_of_a_merged_file_brings_everything_back(controller: TabController) -> None:
+    chosen = [{"name": "ben", "weight": "0.5", "te_weight": "0.25", "trigger": "x", "class_word": "y"}, {"name": "ink"}]
+    changed = {"method": "ties", "ties.density": 0.3, "dtype": "bf16", "name": "recipe"}
+    controller.merge(json.dumps(chosen), "task(1)", *values(**changed))
+    ended(controller)
+    reply, found = controller.load_recipe("recipe")
+    items = json.loads(reply)["choices"]
+    assert {**items[0], "te_weight": items[0]["te_weight"]} == {
+        "name": "ben", "weight": "0.5", "te_weight": "0.25", "trigger": "x", "class_word": "y",
+    }  # fmt: skip
+    assert items[1]["name"] == "ink"
+    assert {name: found[name] for name in ("method", "ties.density", "dtype", "name")} == {
+        **changed,
+        "name": "recipe-2",
+    }
+    assert "holds no recipe" in json.loads(controller.load_recipe("anna")[0])["status"]
+    assert "holds no recipe" in json.loads(controller.load_recipe("../x")[0])["status"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "changes", "words"),
+    [
+        ("[]", {}, "No LoRA was chosen"),
+        (TWO, {"name": "anna"}, "exists"),
+        (TWO, {"name": "../up"}, "A name may not"),
+        (TWO, {"method": "contrastive"}, "preset"),
+        (json.dumps([{"name": "anna", "weight": "x"}]), {}, "is not a number"),
+        ("{", {}, "damaged"),
+    ],
+)
+def test_what_cannot_be_merged_is_said_at_once(
+    controller: TabController, folder: Path, selection: str, changes: dict[str, Any], words: str
+) -> None:
+    before = sorted(folder.iterdir())
+    reply = json.loads(controller.merge(selection, "task(1)", *values(**changes)))
+    assert not reply["started"]
+    assert words in reply["status"]
+    assert 'role="alert"' in reply["status"]
+    assert sorted(folder.iterdir()) == before
+
+
+def test_files_of_two_bases_end_in_a_sentence(controller: TabController, folder: Path) -> None:
+    controller.merge(json.dumps([{"name": "anna"}, {"name": "xl"}]), "task(1)", *values())
+    ended(controller)
+    reply = json.loads(controller.finish()[2])
+    assert reply["failed"]
+    assert "cannot work together" in reply["status"]
+    assert not (folder / "merged.safetensors").exists()
+
+
+def test_a_second_start_while_one_runs_is_refused(controller: TabController) -> None:
+    hold, running = threading.Event(), threading.Event()
+
+    def body(progress: Progress) -> str:
+        running.set()
+        assert hold.wait(60)
+        return "done"
+
+    controller.runner.start("merge", "task(1)", "first", body)
+    assert running.wait(60)
+    reply = json.loads(controller.merge(TWO, "task(2)", *values()))
+    assert not reply["started"]
+    assert "running already" in reply["status"]
+    assert json.loads(controller.poll("task(2)"))["task"] == "task(1)"
+    assert json.loads(controller.open()[2])["task"] == "task(1)"
+    hold.set()
+    controller.runner.wait(60)
+    assert controller.runner.finished["merge"].result == "done"
+    assert not json.loads(controller.poll("task(1)"))["running"]
+
+
+def test_cancel_reaches_the_job_and_is_no_error(controller: TabController) -> None:
+    ready = threading.Event()
+
+    def body(progress: Progress) -> None:
+        progress.phase("capture", 100)
+        for _ in range(60_000):
+            progress.step()
+            ready.set()
+            threading.Event().wait(0.001)
+
+    controller.runner.start("merge", "task(9)", "long", body)
+    assert ready.wait(60)
+    live = json.loads(controller.poll("task(9)"))
+    assert (live["phase"], live["steps"], live["kind"]) == ("Watching the model", 100, "merge")
+    assert json.loads(controller.cancel())["cancelled"]
+    controller.runner.wait(60)
+    assert isinstance(controller.runner.finished["merge"].error, Cancelled)
+    status = json.loads(controller.finish()[2])["status"]
+    assert "nothing was written" in status
+    assert "alert" not in status
+    assert not json.loads(controller.cancel())["cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), OUT_OF_MEMORY),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), OUT_OF_MEMORY),
+        (ValueError("<b>bad</b>"), "Something went wrong: ValueError: <b>bad</b>"),
+        (InputError("x", "Plain words."), "Plain words."),
+    ],
+)
+def test_whatever_ends_a_job_becomes_a_sentence(application: FakeApplication, error: Exception, words: str) -> None:
+    def body(progress: Progress) -> None:
+        raise error
+
+    runner = Runner(application)
+    runner.start("merge", "task(1)", "fails", body)
+    runner.wait(60)
+    found = runner.finished["merge"].error
+    assert found is not None
+    assert words in found.message
+    runner.start("merge", "task(2)", "again", lambda progress: None)
+    runner.wait(60)
+
+
+@pytest.mark.parametrize("task", ["", "x", "task()", "task(../../etc)", "task(" + "a" * 99 + ")"])
+def test_task_ids_are_the_pages_own(application: FakeApplication, task: str) -> None:
+    with pytest.raises(InputError):
+        Runner(application).start("merge", task, "x", lambda progress: None)
+
+
+def test_the_matrix_reads_only_new_files(folder: Path) -> None:
+    pairs = Interferences()
+    anna, ben, ink = ((name, next(folder.rglob(f"{name}.safetensors"))) for name in ("anna", "ben", "ink"))
+    full = pairs.of([anna, ben, ink])
+    assert [row[i] for i, row in enumerate(full.matrix)] == pytest.approx([1, 1, 1])
+    write_lora(folder / "twin.safetensors", 1, 4)
+    ink[1].rename(folder / "away")  # a subset needs no file
+    (folder / "away").rename(ink[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lib_loraclr.ui.interference.overlap", _fail)
+        part = pairs.of([ink, anna])
+    assert part.matrix[0][1] == full.matrix[2][0]
+    html = interference_html(full)
+    assert html.count("<text") >= 9
+    assert "ink" in html
+    assert "Choose" not in interference_html(pairs.of([anna]))
+    problem = pairs.of([anna, ("xl", folder / "xl.safetensors")])
+    assert "cannot work together" in problem.problem
+
+
+def _fail(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("everything was known")
+
+
+def outcome(folder: Path, *concepts: ConceptOutcome, warnings: tuple[FileWarning, ...] = ()) -> MergeResult:
+    made = MergeOutcome(folder / "m.safetensors", "sum", "0", 2_000_000, {"total": 65.0}, 1.0, concepts, warnings)
+    return MergeResult(made, [Choice("anna", trigger="<i>anna"), Choice("ben", trigger="<i>anna")])
+
+
+def test_the_result_in_plain_words(tmp_path: Path) -> None:
+    twice = (FileWarning("a", "Some words."), FileWarning("a", "Some words."))
+    html = result_html(
+        outcome(tmp_path, ConceptOutcome("anna", 0.81, "ben", 0.2), ConceptOutcome("ben", 0.4, "anna", 0.1),
+                warnings=twice)
+    )  # fmt: skip
+    for text in ("81%", "40%", "2.0 MB", "65 s", "Less than half", "2 times", "&lt;lora:m:1&gt; &lt;i&gt;anna<"):
+        assert text in html
+    assert html.count("Some words.") == 1
+    assert "arithmetic" in result_html(outcome(tmp_path, ConceptOutcome("anna")))
+
+
+def test_a_preview_names_files_by_tag_and_fills_the_template(tmp_path: Path) -> None:
+    subject = Subject("anna", tmp_path / "a b.safetensors", 0.5, 0.25, "anna", "woman", "character")
+    style = Subject("ink", tmp_path / "i.safetensors", 1, 1, "ink", "style", "style")
+    assert subject.tag == f"<lora:{tmp_path / 'a b.safetensors'}:0.25:0.5>"
+    assert subject.prompt("a photo of {c}") == "a photo of anna woman"
+    assert subject.prompt("a forest") == "a forest anna woman"
+    assert style.prompt("a photo of {c}") == "a photo of a woman in ink style"
+    for steps in (0, 1000):
+        with pytest.raises(InputError):
+            GridRequest([subject], tmp_path / "m", steps=steps)
+    html = grid_html(Grid([("an<na", 'say "x"', ["data:a", "data:b", "data:c"])], 7))
+    assert "an&lt;na" in html
+    assert html.count("<img") == 3
+
+
+def test_preview_before_any_merge_says_so(controller: TabController) -> None:
+    reply = json.loads(controller.preview("task(1)", "a photo of {c}", 0, 20, 7))
+    assert "Merge first" in reply["status"]
+
+
+def test_the_estimate_is_there_before_the_merge_and_explains_errors(controller: TabController) -> None:
+    assert "lct-fact" in controller.estimate(TWO, *values())
+    assert "not an option" not in controller.estimate(TWO, *values())
+    assert "A name may not" in controller.estimate(TWO, *values(name="a/b"))
+    assert controller.estimate("[]", *values()) == ""
