@@ -435,6 +435,7 @@ var loraclrTab = (() => {
         const node = root();
         if (!node || node.dataset.mounted) return;
         node.dataset.mounted = "yes";
+        watcher.disconnect();
         node.addEventListener("click", clicked);
         node.addEventListener("input", edited);
         node.addEventListener("change", (event) => { if (event.target.matches("select, [type=checkbox], [type=radio]")) edited(event); });
@@ -448,7 +449,8 @@ var loraclrTab = (() => {
         }).observe(node);
     }
 
-    new MutationObserver(mount).observe(document.documentElement, {childList: true, subtree: true});
+    const watcher = new MutationObserver(mount);
+    watcher.observe(document.documentElement, {childList: true, subtree: true});
     mount();
 
     return {

@@ -105,3 +105,11 @@ class Application(Protocol):
     def progress(self, task_id: str) -> JobState:
         """Where a job stands, for live text and the API; never blocks."""
         ...
+
+
+class OpensFolder(Protocol):
+    """What an `Application` may offer besides: the tab shows its button "Open the folder" only where this is there."""
+
+    def open_folder(self) -> None:
+        """Show `catalogue.folder()` in the file manager of the machine that the program runs on."""
+        ...
