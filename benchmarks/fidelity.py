@@ -74,14 +74,8 @@ def details(study: Study, units: Sequence[Unit]) -> dict[str, Any]:
     return {
         "settings": {**study.settings, "default": complete_options(DEFAULT_METHOD, {})},
         "stick": study.world.stick,
-        "labels": {unit_key(unit.way.method, unit.way.shown): unit.way.label for unit in units},
         "units": found,
     }
-
-
-def unit_key(method: str, options: dict[str, Any]) -> str:
-    """Names a way in JSON."""
-    return json.dumps([method, options], sort_keys=True)
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:

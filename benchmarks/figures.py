@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from PIL import Image, ImageDraw
 
+from benchmarks.labels import is_main, label
 from lib_loraclr.jobs.evaluation.curves import SCALE, Chart, Series, font, to_image, to_svg
 from lib_loraclr.jobs.evaluation.folder import EvaluationFolder
 from lib_loraclr.jobs.evaluation.page import EXPLAINED, HEAD, document, html_table, section, sheet
@@ -45,6 +46,11 @@ def key_of(row: Mapping[str, Any]) -> str:
     return json.dumps([row["method"], row["options"]], sort_keys=True)
 
 
+def labels_of(rows: Rows) -> dict[str, str]:
+    """Way -> its short name."""
+    return {key_of(row): label(row["method"], row["options"]) for row in rows}
+
+
 def mean_and_spread(values: Iterable[float | None]) -> tuple[float, float] | None:
     """Mean and standard deviation (0 of a single value) of the known ones."""
     known = [value for value in values if value is not None]
@@ -63,7 +69,7 @@ def by_count(rows: Rows, labels: Mapping[str, str], measure: str, chosen: Sequen
     """One line per way over N, bars of one standard deviation over draws; single LoRAs as the level."""
     ways = grouped(rows)
     counts = sorted({row["n"] for row in rows})
-    series = []
+    series: list[Series] = []
     for key in chosen:
         if key not in ways or key == SINGLE:
             continue
@@ -71,7 +77,7 @@ def by_count(rows: Rows, labels: Mapping[str, str], measure: str, chosen: Sequen
         known = [(n, found) for n, found in summary if found is not None]
         if known:
             points, spread = [(n, found[0]) for n, found in known], [found[1] for _, found in known]
-            series.append(Series(labels.get(key, key), points, spread, strong=key == chosen[0]))
+            series.append(Series(labels.get(key, key), points, spread, strong=not series))
     single = mean_and_spread(row[measure] for n in ways.get(SINGLE, {}).values() for row in n)
     title = MEASURES[measure][:1].upper() + MEASURES[measure][1:]
     ticks = [(float(n), str(n)) for n in counts]
@@ -89,10 +95,9 @@ def measure_unit(measure: str) -> str:
     )
 
 
-def main_keys(details: Mapping[str, Any]) -> list[str]:
-    """Ways with a place in the figures: those that are no switched-off variant."""
-    hidden = ("anchor", "weight")
-    return [key for key in details["labels"] if not any(name in json.loads(key)[1] for name in hidden)]
+def main_keys(rows: Rows) -> list[str]:
+    """Ways with a place in the figures, in the order of the rows."""
+    return list(dict.fromkeys(key_of(row) for row in rows if is_main(row)))
 
 
 def by_value(rows: Rows, parameter: str) -> Chart:
@@ -166,7 +171,7 @@ def write_fidelity(out: Path, folder: EvaluationFolder | None) -> None:
     rows, details = read_json(out / "fidelity.json"), read_json(out / "fidelity_details.json")
     if not rows:
         return
-    labels, keys = details["labels"], main_keys(details)
+    labels, keys = labels_of(rows), main_keys(rows)
     body = ["<h1>What merges keep</h1>", _stick(details["stick"])]
     for measure in MEASURES:
         if all(row[measure] is None for row in rows):

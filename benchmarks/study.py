@@ -140,10 +140,11 @@ class Study:
         texts = {name: self.prompts(name, unit) for name in names}
         prompts = [text for name in names for text in texts[name]]
         seeds = [seed for name in names for seed in self.seeds(name)]
+        steps = sampling_steps(world.host, brush, len(prompts))
+        steps += sampling_steps(world.host, brush, NEUTRAL_SEEDS * len(self.settings["neutral_prompts"]))
+        self.progress.phase(f"Painting {unit.way.label}, {len(names)}", steps)
         base = self.neutral({}) if self._base is None else self._base
         self._base = base
-        steps = sampling_steps(world.host, brush, len(prompts)) + sampling_steps(world.host, brush, len(base))
-        self.progress.phase(f"Painting {unit.way.label}, {len(names)}", steps)
         painted = paint(world.host, update, prompts, seeds, brush, self.progress)
         pictures = {name: painted[k * count : (k + 1) * count] for k, name in enumerate(names)}
         everyone = [world.references[s.name] for s in world.set.subjects]

@@ -1,7 +1,7 @@
-"""Tables of the README, generated from benchmarks/results/*.json and never typed.
+"""Tables of README and docs, generated from benchmarks/results/*.json and never typed.
 
 python benchmarks/tables.py            write them between `<!-- table:NAME -->` and `<!-- /table:NAME -->`
-python benchmarks/tables.py --check    exit status 1 when README.md is not what the results say
+python benchmarks/tables.py --check    exit status 1 when a file is not what the results say
 """
 
 from __future__ import annotations
@@ -9,10 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.labels import is_main, label
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- table:(\w+) -->\n)(.*?)(<!-- /table:\2 -->)", re.DOTALL)
@@ -33,31 +38,130 @@ def merge_speed(result: dict[str, Any]) -> str:
         "|---" * (len(METHODS) + 3) + "|",
     ]
     rows = result["rows"]
-    for statistics in dict.fromkeys(row["statistics"] for row in rows):
-        for count in sorted({row["n"] for row in rows if row["statistics"] == statistics}):
+    for group in dict.fromkeys(row["statistics"] for row in rows):
+        for count in sorted({row["n"] for row in rows if row["statistics"] == group}):
             cells, seconds = [], {}
             for method in METHODS:
-                mine = [r for r in rows if (r["statistics"], r["n"], r["method"]) == (statistics, count, method)]
+                mine = [r for r in rows if (r["statistics"], r["n"], r["method"]) == (group, count, method)]
                 seconds[method] = sum(row["seconds"] for row in mine)
                 residual = sum(row["residual"] for row in mine) / len(mine)
                 peak = max(row["peak_memory_mib"] for row in mine)
                 cells.append(f"{_short(seconds[method])} / {residual:.4f} / {peak:.0f}")
             factor = min(seconds["adamw-50"], seconds["lbfgs-50"]) / seconds["gradient-fusion"]
-            lines.append(f"| {statistics} | {count} | {' | '.join(cells)} | {factor:.0f} x |")
+            lines.append(f"| {group} | {count} | {' | '.join(cells)} | {factor:.0f} x |")
     return "\n".join(lines) + "\n"
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"merge_speed": merge_speed}
+Rows = Sequence[Mapping[str, Any]]
+MEASURES = (
+    ("text", "text"), ("image", "image"), ("identity_cosine", "identity"), ("identity_rate", "recognised"),
+    ("worst_identity_cosine", "worst identity"), ("drift", "drift"),
+)  # fmt: skip
+
+
+def fidelity(rows: Rows) -> str:
+    """One line per main way: identity, mean and standard deviation over draws, by number of concepts."""
+    counts = sorted({row["n"] for row in rows})
+    return _table(
+        ["method", *(f"N = {n}" for n in counts)],
+        (
+            [label(*way), *(_spread([r["identity_cosine"] for r in mine if r["n"] == n]) for n in counts)]
+            for way, mine in _by_way(row for row in rows if is_main(row))
+        ),
+    )
+
+
+def fidelity_columns(rows: Rows) -> str:
+    """One line per main way at the largest N: every measure, mean over draws."""
+    largest = max((row["n"] for row in rows), default=0)
+    chosen = [row for row in rows if row["n"] == largest and is_main(row)]
+    return _measures("method", ((label(*way), mine) for way, mine in _by_way(chosen)))
+
+
+def fidelity_variants(rows: Rows) -> str:
+    """One line per variant (anchor, rounds, balance, negatives) at the largest N."""
+    largest = max((row["n"] for row in rows), default=0)
+    chosen = [row for row in rows if row["n"] == largest and not is_main(row)]
+    return _measures("method", ((label(*way), mine) for way, mine in _by_way(chosen)))
+
+
+def combinations(rows: Rows) -> str:
+    """One line per combination and way, mean over its pairs."""
+    lines = [
+        (f"{name}: {label(*way)}", mine)
+        for name in dict.fromkeys(row["combination"] for row in rows)
+        for way, mine in _by_way(row for row in rows if row["combination"] == name)
+    ]
+    return _measures("combination", lines)
+
+
+def ablation(rows: Rows) -> str:
+    """One line per value of every parameter, mean over draws."""
+    values = dict.fromkeys((row["parameter"], json.dumps(row["value"])) for row in rows)
+    lines = []
+    for parameter, value in values:
+        mine = [row for row in rows if (row["parameter"], json.dumps(row["value"])) == (parameter, value)]
+        name = parameter if value == "null" else f"{parameter} = {json.loads(value)}"
+        lines.append((name, mine))
+    return _measures("changed", lines)
+
+
+def stick(details: Mapping[str, Any]) -> str:
+    """The embedder's own errors."""
+    return _table(
+        ["measuring stick", "value"],
+        (
+            [f"{group.replace('_', ' ')}: {name.replace('_', ' ')}", f"{value:g}"]
+            for group, values in details["stick"].items()
+            for name, value in values.items()
+        ),
+    )
+
+
+def _by_way(rows: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[str, dict[str, Any]], list[Mapping[str, Any]]]]:
+    """((method, options), rows), in the order of the rows."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(json.dumps([row["method"], row["options"]]), []).append(row)
+    return [((mine[0]["method"], mine[0]["options"]), mine) for mine in found.values()]
+
+
+def _measures(first: str, lines: Iterable[tuple[str, Rows]]) -> str:
+    head = [first, *(title for _, title in MEASURES)]
+    return _table(head, ([name, *(_spread([row[m] for row in mine]) for m, _ in MEASURES)] for name, mine in lines))
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    """Mean, and standard deviation where there are several."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{statistics.fmean(known):.3f}"
+    return f"{mean} ± {statistics.stdev(known):.3f}" if len(known) > 1 else mean
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    body = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *body]) + "\n"
+
+
+TABLES: dict[str, Callable[[Any], str]] = {
+    "merge_speed": merge_speed, "fidelity": fidelity, "fidelity_columns": fidelity_columns,
+    "fidelity_variants": fidelity_variants, "combinations": combinations, "ablation": ablation, "stick": stick,
+}  # fmt: skip
+FILES = {"fidelity_columns": "fidelity", "fidelity_variants": "fidelity", "stick": "fidelity_details"}
+PAGES = (ROOT / "README.md", ROOT / "docs" / "evaluation.md")
 
 
 def render(text: str, results: Path) -> str:
     """The text with every marked table replaced; a table whose result or renderer is missing stays as it is."""
 
     def table(match: re.Match[str]) -> str:
-        name, file = match[2], results / f"{match[2]}.json"
+        name = match[2]
+        file = results / f"{FILES.get(name, name)}.json"
         if name not in TABLES or not file.exists():
             return match[0]
-        return match[1] + TABLES[name](json.loads(file.read_text())) + match[4]
+        return match[1] + TABLES[name](json.loads(file.read_text(encoding="utf-8"))) + match[4]
 
     return MARKED.sub(table, text)
 
@@ -69,17 +173,19 @@ def _short(seconds: float) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when a table is stale")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--readme", type=Path, nargs="+", default=PAGES, help="files with marked tables")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     given = parser.parse_args(arguments)
-    before = given.readme.read_text(encoding="utf-8")
-    after = render(before, given.results)
-    if given.check:
-        if before != after:
-            print(f"{given.readme.name} is stale: run python benchmarks/tables.py", file=sys.stderr)
-        return int(before != after)
-    given.readme.write_text(after, encoding="utf-8")
-    return 0
+    status = 0
+    for page in given.readme:
+        before = page.read_text(encoding="utf-8")
+        after = render(before, given.results)
+        if given.check and before != after:
+            print(f"{page.name} is stale: run python benchmarks/tables.py", file=sys.stderr)
+            status = 1
+        elif not given.check:
+            page.write_text(after, encoding="utf-8")
+    return status
 
 
 if __name__ == "__main__":

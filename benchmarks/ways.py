@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gathering import INPUTS, merge_on
+from benchmarks.labels import label
 from benchmarks.published import Loraclr, by_lbfgs, merge_published
 from benchmarks.world import World
 from lib_loraclr.core.deltas import Delta
@@ -47,11 +48,7 @@ class Way:
     @property
     def label(self) -> str:
         """A short name for tables and figures."""
-        details = ", ".join(f"{name} {value}" for name, value in self.shown.items())
-        if details in SHORT:
-            return SHORT[details]
-        plain = NAMES.get(self.method, self.method)
-        return f"{plain.removesuffix(' (default)')} ({details})" if details else plain
+        return label(self.method, self.shown)
 
     def identity(self, world: World) -> dict[str, Any]:
         """All that the result depends on besides the concepts: options in full, so that new defaults are new units."""
@@ -62,15 +59,6 @@ class Way:
         return {"method": self.method, **complete, "rank": self.rank, "inputs": self.inputs}
 
 
-NAMES = {
-    "single": "single LoRAs", "sum": "stacked sum", "average": "average", "svd": "SVD", "ties": "TIES", "dare": "DARE",
-    "knots": "KnOTS", "gradient-fusion-lbfgs": "gradient fusion, LBFGS", "gradient-fusion": "gradient fusion",
-    "loraclr": "LoRACLR", "contrastive": "contrastive (default)", "orthogonal-adaptation": "orthogonal adaptation",
-}  # fmt: skip
-SHORT = {
-    "published True": "gradient fusion, as published", "precision fp32": "LoRACLR, float32",
-    "precision fp16": "LoRACLR, as its program runs", "weight 0.6": "orthogonal adaptation, weight 0.6",
-}  # fmt: skip
 PUBLISHED = {"published": True}
 
 

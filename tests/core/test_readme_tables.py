@@ -55,3 +55,62 @@ def test_a_table_without_results_stays(tables, tmp_path):
         "<!-- table:merge_speed -->\nkept\n<!-- /table:merge_speed -->\n<!-- table:other -->\n<!-- /table:other -->\n"
     )
     assert tables.render(text, tmp_path) == text
+
+
+def row(method: str, n: int, identity: float, draw: int = 0, **options: object) -> dict:
+    return {"method": method, "options": options, "n": n, "draw": draw, "text": 0.9, "image": None,
+            "identity_cosine": identity, "identity_rate": 1.0, "worst_identity_cosine": identity - 0.1,
+            "drift": 0.25}  # fmt: skip
+
+
+ROWS = [
+    row("single", 2, 0.6), row("single", 12, 0.7), row("contrastive", 2, 0.5), row("contrastive", 2, 0.54, draw=1),
+    row("contrastive", 12, 0.4), row("loraclr", 2, 0.1, precision="fp16"), row("contrastive", 12, 0.2, anchor=0.0),
+]  # fmt: skip
+
+
+def test_identity_by_method_and_number(tables):
+    lines = tables.fidelity(ROWS).splitlines()
+    assert lines[0] == "| method | N = 2 | N = 12 |"
+    assert lines[2] == "| single LoRAs | 0.600 | 0.700 |"
+    # mean of .5 and .54, standard deviation .04 / sqrt 2 = .0283
+    assert lines[3] == "| contrastive (default) | 0.520 ± 0.028 | 0.400 |"
+    assert lines[4] == "| LoRACLR, as its program runs | 0.100 | - |"
+    assert len(lines) == 5, "variants have a table of their own"
+
+
+def test_every_measure_at_the_largest_number(tables):
+    lines = tables.fidelity_columns(ROWS).splitlines()
+    assert lines[0] == "| method | text | image | identity | recognised | worst identity | drift |"
+    assert lines[2:] == [
+        "| single LoRAs | 0.900 | - | 0.700 | 1.000 | 0.600 | 0.250 |",
+        "| contrastive (default) | 0.900 | - | 0.400 | 1.000 | 0.300 | 0.250 |",
+    ]
+    assert tables.fidelity_variants(ROWS).splitlines()[2].startswith("| contrastive (anchor 0.0) | 0.900 | - | 0.200 |")
+
+
+def test_ablation_and_combinations(tables):
+    rows = [
+        {"parameter": "single", "value": None, **ROWS[0]}, {"parameter": "margin", "value": 1.2, **ROWS[2]},
+        {"parameter": "margin", "value": 1.2, **ROWS[3]}, {"parameter": "rank", "value": "exact", **ROWS[4]},
+    ]  # fmt: skip
+    lines = tables.ablation(rows).splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| single", "| margin = 1.2", "| rank = exact"]
+    assert "0.520 ± 0.028" in lines[1]
+    mixed = [{"combination": "objects", **ROWS[0]}, {"combination": "objects", **ROWS[2]}]
+    assert [line.split(" | ")[0] for line in tables.combinations(mixed).splitlines()[2:]] == [
+        "| objects: single LoRAs", "| objects: contrastive (default)",
+    ]  # fmt: skip
+
+
+def test_the_stick(tables, tmp_path):
+    (tmp_path / "fidelity_details.json").write_text(json.dumps({"stick": {"identity": {"equal_error": 0.0123}}}))
+    text = "<!-- table:stick -->\n<!-- /table:stick -->\n"
+    assert "| identity: equal error | 0.0123 |" in tables.render(text, tmp_path)
+
+
+def test_readme_and_docs_are_what_the_results_say(tables):
+    """The committed pages against the committed results."""
+    assert tables.main(["--check"]) == 0
+    pages = "".join(page.read_text(encoding="utf-8") for page in tables.PAGES)
+    assert {match[1] for match in tables.MARKED.findall(pages)} == set(tables.TABLES), "every table has its place"

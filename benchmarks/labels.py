@@ -1,0 +1,32 @@
+"""Short names of the ways of merging, for tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NAMES = {
+    "single": "single LoRAs", "sum": "stacked sum", "average": "average", "svd": "SVD", "ties": "TIES", "dare": "DARE",
+    "knots": "KnOTS", "gradient-fusion-lbfgs": "gradient fusion, LBFGS", "gradient-fusion": "gradient fusion",
+    "loraclr": "LoRACLR", "contrastive": "contrastive (default)", "orthogonal-adaptation": "orthogonal adaptation",
+}  # fmt: skip
+SHORT = {
+    ("gradient-fusion", "published True"): "gradient fusion, as published",
+    ("loraclr", "precision fp32"): "LoRACLR, float32",
+    ("loraclr", "precision fp16"): "LoRACLR, as its program runs",
+}
+VARIANT = ("anchor", "weight", "negatives")  # options that make a way a variant, which main tables leave out
+
+
+def label(method: str, options: Mapping[str, Any]) -> str:
+    """A method with its options in a few words."""
+    details = ", ".join(f"{name} {value}" for name, value in options.items())
+    plain = NAMES.get(method, method)
+    if not details:
+        return plain
+    return SHORT.get((method, details)) or f"{plain.removesuffix(' (default)')} ({details})"
+
+
+def is_main(row: Mapping[str, Any]) -> bool:
+    """Whether a row belongs to a way that main tables and figures show."""
+    return not any(name in row["options"] for name in VARIANT)
