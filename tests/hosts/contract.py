@@ -1,0 +1,180 @@
+"""Every attribute of a WebUI that the adapters touch, and the host's file that must define it."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+LDM = "repositories/stable-diffusion-stability-ai/ldm/"
+SGM = "repositories/generative-models/sgm/"
+
+# file of the host -> names it must define; repositories may be missing in a bare checkout
+WEBUI: dict[str, tuple[str, ...]] = {
+    "modules/shared.py": ("cmd_opts", "opts", "state", "OptionInfo"),
+    "modules/shared_state.py": (
+        "begin", "end", "interrupted", "skipped", "stopping_generation", "job_count", "job_no", "sampling_step",
+        "sampling_steps", "textinfo",
+    ),
+    "modules/options.py": ("add_option", "info", "section"),
+    "modules/shared_options.py": ("CLIP_stop_at_last_layers",),
+    "modules/cmd_args.py": ("api", "api_auth", "nowebui"),
+    "modules/launch_utils.py": ("git_tag",),
+    "modules/call_queue.py": ("queue_lock",),
+    "modules/progress.py": ("add_task_to_queue", "start_task", "finish_task", "pending_tasks"),
+    "modules/prompt_parser.py": ("SdConditioning",),
+    "modules/processing.py": (
+        "StableDiffusionProcessing", "StableDiffusionProcessingTxt2Img", "decode_latent_batch", "cached_c",
+        "cached_uc", "cached_hr_c", "cached_hr_uc",
+    ),
+    "modules/devices.py": ("cpu",),
+    "modules/sd_models.py": (
+        "model_data", "sd_model", "sd_checkpoint_info", "filename", "sha256", "name_for_extra",
+    ),
+    "modules/script_callbacks.py": ("on_ui_tabs", "on_app_started", "on_ui_settings"),
+}  # fmt: skip
+
+A1111: dict[str, tuple[str, ...]] = {
+    "extensions-builtin/Lora/preload.py": ("lora_dir",),
+    "modules/shared.py": ("device", "loaded_hypernetworks", "sd_model"),
+    "modules/shared_options.py": ("sdxl_clip_l_skip",),
+    "modules/processing.py": ("txt2img_image_conditioning",),
+    "modules/devices.py": (
+        "autocast", "without_autocast", "unet_needs_upcast", "device", "dtype_unet", "fp8", "torch_gc",
+    ),
+    "modules/sd_models.py": (
+        "send_model_to_cpu", "send_model_to_device", "is_sd1", "is_sd2", "is_sdxl", "fp16_weight",
+    ),
+    "modules/lowvram.py": ("lowvram",),
+    "modules/sd_models_xl.py": (
+        "get_learned_conditioning", "apply_model", "parameterization", "cond_stage_key",
+    ),
+    "modules/sd_unet.py": ("current_unet",),
+    "modules/sd_hijack.py": ("model_hijack", "apply_circular", "circular_enabled", "cond_stage_model"),
+    "modules/sd_hijack_clip.py": ("wrapped", "process_texts", "id_end", "tokens"),
+    "extensions-builtin/Lora/extra_networks_lora.py": ("ExtraNetworkLora",),
+    "extensions-builtin/Lora/lora_patches.py": ("LoraPatches",),
+    "extensions-builtin/Lora/network.py": ("filename", "name"),
+    "extensions-builtin/Lora/networks.py": (
+        "available_networks", "list_available_networks", "loaded_networks", "networks_in_memory",
+        "network_apply_weights", "network_layer_mapping", "network_current_names", "network_weights_backup",
+    ),
+    LDM + "models/diffusion/ddpm.py": (
+        "apply_model", "ema_scope", "get_learned_conditioning", "linear_start", "num_timesteps", "image_size",
+        "parameterization", "model", "diffusion_model", "cond_stage_model", "linear_end",
+    ),
+    LDM + "modules/encoders/modules.py": ("transformer", "model"),
+    SGM + "models/diffusion.py": ("ema_scope", "conditioner", "model"),
+    SGM + "modules/encoders/modules.py": ("embedders", "input_key"),
+}  # fmt: skip
+
+FORGE: dict[str, tuple[str, ...]] = {
+    "extensions-builtin/sd_forge_lora/preload.py": ("lora_dir",),
+    "modules/sd_models.py": ("forge_model_reload", "FakeInitialModel"),
+    "modules_forge/utils.py": ("apply_circular_forge",),
+    "backend/memory_management.py": ("soft_empty_cache",),
+    "backend/sampling/sampling_function.py": ("sampling_prepare", "sampling_cleanup"),
+    "backend/diffusion_engine/base.py": (
+        "forge_objects", "forge_objects_original", "shallow_copy", "current_lora_hash", "tiling_enabled", "is_inpaint",
+        "is_sd1", "is_sd2", "is_sdxl", "set_clip_skip", "get_learned_conditioning", "unet", "clip",
+    ),
+    "backend/diffusion_engine/sd15.py": ("text_processing_engine",),
+    "backend/diffusion_engine/sdxl.py": ("text_processing_engine_l", "text_processing_engine_g", "embedder"),
+    "backend/text_processing/classic_engine.py": ("clip_skip", "process_texts", "id_end", "tokens"),
+    "backend/patcher/base.py": ("lora_loader", "model", "load_device"),
+    "backend/patcher/clip.py": ("patcher", "cond_stage_model"),
+    "backend/patcher/lora.py": ("backup", "loaded_hash"),
+    "backend/modules/k_model.py": (
+        "apply_model", "predictor", "diffusion_model", "storage_dtype", "computation_dtype",
+    ),
+    "backend/modules/k_prediction.py": ("sigmas",),
+    "backend/operations.py": ("scale_weight",),
+    "extensions-builtin/sd_forge_lora/network.py": ("filename", "name"),
+    "extensions-builtin/sd_forge_lora/networks.py": (
+        "available_networks", "list_available_networks", "load_lora_state_dict",
+    ),
+}  # fmt: skip
+
+# what stands for something of the host in the adapters' sources
+ROOTS = {
+    "shared", "state", "options", "bar", "call_queue", "processing", "devices", "prompt_parser", "sd_models",
+    "sd_unet", "sd_hijack", "hijack", "launch_utils", "networks", "network", "model", "engine", "loaded", "checkpoint",
+    "embedder", "inner", "layer", "tokenizer", "chunk", "patcher", "unet", "text", "stage", "memory_management",
+    "original", "script_callbacks",
+}  # fmt: skip
+# of torch, dict, list, str and ours; or open_clip's, which is no file of the host
+OTHERS = {
+    "weight", "parameters", "named_modules", "items", "values", "clear", "pop", "get", "cache_clear", "dtype", "type",
+    "kernel_size", "in_features", "lower", "encoder", "called", "open_clip", "resblocks", "patcher", "transformer",
+    "loraclr_keep_statistics", "loraclr_cache_folder", "bnb_quantized", "gguf_cls", "describe", "loaded_model",
+    "require_model", "data",
+}  # fmt: skip
+
+SHARED_FILES = "webui/{application,catalogue,host,progress,settings,words}"
+ADAPTERS = {
+    "a1111": (
+        "webui/{application,catalogue,host,progress,settings,words}",
+        "a1111/{application,host,model,networks,sizes}",
+    ),
+    "forge": ("webui/{application,catalogue,host,progress,settings,words}", "forge/{application,host,model}"),
+}
+
+
+def adapter_files(library: Path, family: str) -> list[Path]:
+    """The sources of one adapter with what it shares."""
+    found: list[Path] = []
+    for pattern in ADAPTERS[family]:
+        folder, names = pattern.split("/{")
+        found += [library / "hosts" / folder / f"{name}.py" for name in names.rstrip("}").split(",")]
+    return found
+
+
+def known(family: str) -> dict[str, set[str]]:
+    """File -> names of one host."""
+    names: dict[str, set[str]] = {}
+    for table in (WEBUI, A1111 if family == "a1111" else FORGE):
+        for file, wanted in table.items():
+            names.setdefault(file, set()).update(wanted)
+    return names
+
+
+def touched(path: Path) -> set[str]:
+    """Names of host attributes in one adapter file: `root.name…`, getattr, hasattr and setattr with a constant."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and _root(node) in ROOTS:
+            found.add(node.attr)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+            if len(node.args) > 1 and isinstance(node.args[1], ast.Constant) and _root(node.args[0]) in ROOTS:
+                found.add(node.args[1].value)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            package = node.module.split(".")
+            if package[0] in ("modules", "backend", "modules_forge") and len(package) > 1:
+                found |= {alias.name for alias in node.names}
+    return found
+
+
+def _root(node: ast.expr) -> str:
+    while isinstance(node, ast.Attribute) and ast.unparse(node) != "self.model":
+        node = node.value
+    return "model" if ast.unparse(node) == "self.model" else node.id if isinstance(node, ast.Name) else ""
+
+
+@cache
+def defined(path: Path) -> frozenset[str]:
+    """Names that a source file gives to anything: functions, classes, variables, attributes, options, arguments."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).split(".")[-1])
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value.lstrip("-").replace("-", "_"))
+    return frozenset(found)
