@@ -267,6 +267,12 @@ var loraclrRegional = window.loraclrRegional || {};
             if (main && concept.file && !main.value.includes(`<lora:${concept.file}:`)) write(main, `${main.value.trim()} <lora:${concept.file}:${concept.weight}>`.trim());
         }
 
+        /** The picture's own prompt of an import; what the user has written stays unless it is the imported text itself. */
+        takePrompt(prompt, imported) {
+            const main = R.bridge.input(`${this.tab}_prompt`);
+            if (prompt && main && (!main.value.trim() || main.value.trim() === imported.trim())) R.bridge.write(main, prompt);
+        }
+
         takeFiles(event, files) {
             const file = [...files].find((one) => one.type.startsWith("image/"));
             if (!file) return;

@@ -95,11 +95,12 @@ var loraclrRegional = window.loraclrRegional || {};
         const save = textButton("Save", () => keep("preset-save", {name: name.value, spec: panel.document.text()}));
         const text = el("textarea", {rows: "3", "aria-label": "Text to import", spellcheck: "false", onkeydown: stopKeys, placeholder: "Regional Prompter or Forge Couple prompt, Mix-of-Show regions, or the JSON of a layout"});
         const take = textButton("Import", async() => {
-            const answer = await panel.bridge.ask("import", {text: text.value});
+            const answer = await panel.bridge.ask("import", {text: text.value, width: panel.document.width, height: panel.document.height});
             if (!answer) return;
             note.textContent = answer.error ? answer.error.message : (answer.notes || []).join(" ");
             if (answer.spec) {
                 panel.load(JSON.stringify(answer.spec), {source: "layout"});
+                panel.takePrompt(answer.prompt, text.value);
                 if (!note.textContent) close();
             }
         });

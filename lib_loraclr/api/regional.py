@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 
 from lib_loraclr.api.access import guard
 from lib_loraclr.core.errors import LoraclrError
-from lib_loraclr.jobs.regions import check_regions, import_regions, weight_maps
+from lib_loraclr.jobs.regions import MAX_SIDE, check_regions, import_regions, weight_maps
 from lib_loraclr.regional import spec_schema
 
 PREFIX = "/loraclr/v1/regional"
@@ -60,11 +60,13 @@ def preview(body: dict[str, Any] = Depends(regional_body)) -> dict[str, Any]:  #
 
 
 def import_text(body: dict[str, Any] = Depends(regional_body)) -> dict[str, Any]:  # noqa: B008
-    """{"spec", "notes"} of {"text": another program's regional prompt}."""
+    """{"spec", "notes"} and prompts of {"text": another program's notation, "width", "height"}."""
     text = body.get("text")
     if isinstance(text, str) and len(text) > LONG_TEXT and not text.lstrip().startswith("{"):
         raise HTTPException(413, _error("too-large", f"A text may be {LONG_TEXT} characters long."))
-    return _answer(import_regions, text)
+    sides = [body.get(name) for name in ("width", "height")]
+    known = all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in sides)
+    return _answer(import_regions, text, tuple(sides) if known else (512, 512))
 
 
 def _answer(job: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.regional import Mask, RegionalSpec, parse_spec, spec_as_json, validate_spec
+from lib_loraclr.regional.importers import import_forge_couple, import_regional_prompter, import_text
 from lib_loraclr.regional.layout import Layout, base_weight
 from lib_loraclr.regional.shapes import MAX_MASK_SIDE
 
@@ -68,10 +69,10 @@ def weight_maps(raw: Any, width: Any, height: Any) -> dict[str, Any]:
     colours = region_colours(layout.spec)
     scale = min(1.0, SHOWN_SIDE / max(columns, rows))
     fine = max(1, round(rows * scale)), max(1, round(columns * scale))
-    maps = [{"label": f"picture {columns} × {rows}", "png": _coloured(layout, *fine, colours, fine)}]
+    maps = [{"label": f"picture {columns} x {rows}", "png": _coloured(layout, *fine, colours, fine)}]
     for depth in DEPTHS:
         cells = _cells(rows, depth), _cells(columns, depth)
-        maps.append({"label": f"layers of {cells[1]} × {cells[0]}", "png": _coloured(layout, *cells, colours, fine)})
+        maps.append({"label": f"layers of {cells[1]} x {cells[0]}", "png": _coloured(layout, *cells, colours, fine)})
     return {"maps": maps}
 
 
@@ -116,8 +117,32 @@ def _side(value: Any, name: str) -> int:
     return int(value)
 
 
-def import_regions(raw: Any) -> dict[str, Any]:
-    """{"spec", "notes"} of a layout in another program's notation, or of a spec's JSON. Raises InputError."""
+def import_regions(raw: Any, size: tuple[int, int] = (512, 512)) -> dict[str, Any]:
+    """{"spec", "notes", "prompt", "negative"} of a layout in another program's notation, or of a spec's JSON.
+
+    `prompt` is None where the text says nothing about the picture's own. `size` (width, height) is what Mix-of-Show's
+    pixel positions refer to. Raises InputError.
+    """
     if not isinstance(raw, str) or not raw.strip():
         raise InputError("bad-import", "Paste a prompt or a layout first.", key="text")
-    return {"spec": spec_as_json(parse_spec(raw, picture=picture_mask)), "notes": []}
+    if raw.lstrip().startswith("{"):
+        spec = parse_spec(raw, picture=picture_mask)
+        return {"spec": spec_as_json(spec), "notes": [], "prompt": None, "negative": None}
+    found = import_text(raw, size=size)
+    return {
+        "spec": spec_as_json(found.spec),
+        "notes": list(found.notes),
+        "prompt": found.prompt,
+        "negative": found.negative,
+    }
+
+
+def split_prompt_text(prompt: str, separator: str) -> tuple[str, list[str]]:
+    """(the picture's own prompt, the regions' prompts) of a prompt in text mode. Raises InputError "bad-import"."""
+    if separator in ("BREAK", "AND"):
+        found = import_regional_prompter(prompt)
+    elif separator == "line":
+        found = import_forge_couple(prompt)
+    else:
+        found = import_text(prompt)
+    return found.prompt, [region.prompt for region in found.spec.regions]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from lib_loraclr.ui.regional.services import Concept  # noqa: E402
 class Services:
     """Counts words, knows two concepts."""
 
-    def count_tokens(self, texts: list[str]) -> list[tuple[int, int]]:
+    def count_tokens(self, texts: Sequence[str]) -> list[tuple[int, int]]:
         return [(len(text.split()), 75) for text in texts]
 
     def concepts(self) -> list[Concept]:
@@ -49,19 +49,19 @@ def build(folder: Path) -> gr.Blocks:
         gr.Textbox(value="two people", label="Prompt", elem_id="txt2img_prompt")
         gr.Slider(64, 2048, value=512, label="Width", elem_id="txt2img_width")
         gr.Slider(64, 2048, value=512, label="Height", elem_id="txt2img_height")
-        enabled, spec = build_panel(
-            "txt2img", lambda name: f"regional_{name}", accordion, Services(), LayoutStore(folder)
-        )
+        layouts = LayoutStore(folder)
+        enabled, spec = build_panel("txt2img", lambda name: f"regional_{name}", accordion, Services(), layouts)
         button = gr.Button("Generate", elem_id="generate")
         shown = gr.Textbox(label="Given", elem_id="given", lines=3)
-        button.click(lambda on, text: json.dumps([on, text]), [enabled, spec], [shown])
+        button.click(lambda on, text: json.dumps([on, text]), [enabled, spec], [shown], queue=False)
         pasted = gr.Textbox(label="Pasted", elem_id="pasted")
-        gr.Button("Paste", elem_id="paste").click(lambda text: text, [pasted], [spec])
+        gr.Button("Paste", elem_id="paste").click(lambda text: text, [pasted], [spec], queue=False)
     return page
 
 
-def with_scripts() -> None:
-    """Puts style and JavaScript into the head of the page, file after file, as the WebUIs do."""
+@contextmanager
+def host_scripts() -> Iterator[None]:
+    """Style and JavaScript in the head of every page, file after file, as the WebUIs do it."""
     original = gr.routes.templates.TemplateResponse
 
     def response(*args: Any, **kwargs: Any) -> Any:
@@ -74,9 +74,26 @@ def with_scripts() -> None:
         return result
 
     gr.routes.templates.TemplateResponse = response
+    try:
+        yield
+    finally:
+        gr.routes.templates.TemplateResponse = original
+
+
+@contextmanager
+def running_page(folder: Path, port: int | None = None) -> Iterator[str]:
+    """The page's address while it is served from this process."""
+    page = build(folder)
+    with host_scripts():
+        options = {"server_port": port, "server_name": "127.0.0.1", "quiet": True, "show_api": False}
+        page.launch(prevent_thread_lock=True, **options)
+        try:
+            yield str(page.local_url)
+        finally:
+            page.close()
 
 
 if __name__ == "__main__":
-    demo = build(Path(tempfile.mkdtemp()) / "layouts")
-    with_scripts()
-    demo.launch(server_port=int(sys.argv[1]), server_name="127.0.0.1", quiet=True, show_api=False)
+    with running_page(Path(tempfile.mkdtemp()) / "layouts", int(sys.argv[1])) as address:
+        print(address, flush=True)
+        sys.stdin.read() if sys.stdin.isatty() else __import__("threading").Event().wait()

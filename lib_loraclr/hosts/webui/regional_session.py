@@ -14,7 +14,9 @@ from typing import Any, Protocol
 from modules import extra_networks
 from torch import nn
 
+from lib_loraclr.core.errors import InputError
 from lib_loraclr.hosts.webui.regional_texts import TextEncoder, TextSchedules
+from lib_loraclr.jobs.regions import split_prompt_text
 from lib_loraclr.regional import RegionalSpec, dump_spec
 from lib_loraclr.regional.layout import Layout
 from lib_loraclr.regional.runtime import RegionalRuntime
@@ -64,7 +66,8 @@ class RegionalSession:
     def __init__(self, spec: RegionalSpec, adapter: Adapter, triggers: Mapping[str, str]) -> None:
         self.spec, self._tags = without_tags(spec)
         self._adapter = adapter
-        self._texts = TextEncoder(self.spec, triggers)
+        self._texts = TextEncoder(self._spec_of, triggers)
+        self._parts: dict[bool, list[list[str]]] = {}  # text mode: hires -> picture -> its own prompt, region prompts
         self._notes: list[str] = []
         self._pass: Pass | None = None
         self._runtime: RegionalRuntime | None = None
@@ -77,13 +80,21 @@ class RegionalSession:
             self._note(p, "LoRA tags in region prompts act on the whole picture.")
 
     def before_batch(self, p: Any, prompts: list[str]) -> None:
-        """Before the host reads `<lora:…>` tags: those of the regions join the first prompt's, and only there."""
+        """Before the host reads `<lora:…>` tags: those of the regions join the first prompt's, and only there.
+
+        In text mode the picture's own prompt stays behind, in place of the whole text.
+        """
+        self._parts.clear()
+        if self.spec.mode == "text":
+            self._take_parts(p, prompts, hires=False)
         if prompts and self._tags:
             prompts[0] = " ".join([prompts[0], *(tag for tag in self._tags if tag not in prompts[0])])
 
     def around_sampling(self, p: Any) -> None:
         """Make sure that this batch's sampling leaves no hook, however it ends."""
         self._share_tags_with_hires(p)
+        if self.spec.mode == "text" and getattr(p, "enable_hr", False):
+            self._take_parts(p, p.hr_prompts, hires=True)
         own = vars(p).get("sample")
         original = p.sample
 
@@ -149,6 +160,35 @@ class RegionalSession:
         self._runtime = runtime
         runtime.install()
         self._pass = self._adapter.start(p, runtime, texts, lambda sentence: self._note(p, sentence))
+
+    def _take_parts(self, p: Any, prompts: list[str], *, hires: bool) -> None:
+        """Divide every prompt in place, and keep what belongs to regions."""
+        kept: list[list[str]] = []
+        for index, prompt in enumerate(prompts):
+            try:
+                prompts[index], texts = split_prompt_text(prompt, self.spec.separator)
+            except InputError as error:
+                texts = []
+                self._note(p, error.message)
+            if texts and len(texts) != len(self.spec.active()):
+                self._note(p, f"The prompt has {len(texts)} parts for {len(self.spec.active())} regions.")
+            kept.append([prompts[index], *texts])
+        self._parts[hires] = kept
+
+    def _spec_of(self, picture: int, hires: bool) -> RegionalSpec:
+        """The spec with the prompts of one picture: in text mode those that stood in its prompt.
+
+        A region without a part of the prompt says what the picture says.
+        """
+        parts = self._parts.get(hires)
+        if parts is None:
+            return self.spec
+        own, *given = parts[picture]
+        texts = iter(given)
+        regions = tuple(
+            replace(region, prompt=next(texts, own)) if region.on else region for region in self.spec.regions
+        )
+        return replace(self.spec, regions=regions)
 
     def _share_tags_with_hires(self, p: Any) -> None:
         data = getattr(p, "hr_extra_network_data", None)

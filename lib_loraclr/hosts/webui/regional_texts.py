@@ -5,7 +5,7 @@ So prompt editing, emphasis, textual inversion and long prompts work in a region
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,16 +53,17 @@ class TextSchedules:
 class TextEncoder:
     """Encodes the region texts of a run; equal texts are encoded once, also from batch to batch."""
 
-    def __init__(self, spec: RegionalSpec, triggers: Mapping[str, str]) -> None:
-        self._spec, self._triggers = spec, triggers
+    def __init__(self, specs: Callable[[int, bool], RegionalSpec], triggers: Mapping[str, str]) -> None:
+        """`specs(picture, hires)` is the spec with the region prompts of one picture of the batch."""
+        self._specs, self._triggers = specs, triggers
         self._known: dict[tuple[Any, ...], Schedule] = {}
 
     def schedules(self, p: Any, *, hires: bool) -> TextSchedules:
         """Texts of the present batch, for the first pass or the high-resolution pass."""
         prompts, negatives = (p.hr_prompts, p.hr_negative_prompts) if hires else (p.prompts, p.negative_prompts)
         wanted = [
-            region_prompts(self._spec, prompt, negative, hires=hires, triggers=self._triggers)
-            for prompt, negative in zip(prompts, negatives, strict=True)
+            region_prompts(self._specs(picture, hires), prompt, negative, hires=hires, triggers=self._triggers)
+            for picture, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True))
         ]
         flat = [text for picture in wanted for text in picture]
         positive = self._encode(p, [text.positive for text in flat], False, hires)

@@ -63,12 +63,8 @@ class LayoutStore:
     def listed(self) -> list[dict[str, Any]]:
         """Built-in layouts, then the user's, as {name, own, spec}; a file that cannot be read is left out."""
         found: list[dict[str, Any]] = [{"name": name, "own": False, "spec": spec} for name, spec in BUILT_IN.items()]
-        for name in self.names():
-            try:
-                found.append({"name": name, "own": True, "spec": json.loads(self._read(name))})
-            except (OSError, ValueError, InputError):
-                continue
-        return found
+        own = ((name, self._readable(name)) for name in self.names())
+        return found + [{"name": name, "own": True, "spec": spec} for name, spec in own if spec is not None]
 
     def load(self, name: str) -> str:
         """A layout's JSON by name. Raises InputError "no-layout"."""
@@ -105,6 +101,12 @@ class LayoutStore:
             self._path(name).unlink()
         except FileNotFoundError:
             raise InputError("no-layout", f"There is no layout '{name}' of your own.", key="name") from None
+
+    def _readable(self, name: str) -> dict[str, Any] | None:
+        try:
+            return json.loads(self._read(name))
+        except (OSError, ValueError, InputError):
+            return None
 
     def _read(self, name: str) -> str:
         return dump_spec(parse_spec(self._path(name).read_text(encoding="utf-8")))

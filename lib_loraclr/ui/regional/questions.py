@@ -1,4 +1,4 @@
-"""What the panel asks the server: check, preview, token counts, import, layouts. JSON in, JSON out, never an exception."""
+"""What the panel asks the server: check, preview, token counts, import, layouts. JSON in, JSON out, no exceptions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib_loraclr.core.errors import InputError, LoraclrError
-from lib_loraclr.jobs.regions import check_regions, import_regions, weight_maps
+from lib_loraclr.jobs.regions import MAX_SIDE, check_regions, import_regions, weight_maps
 from lib_loraclr.ui.regional.layouts import LayoutStore
 from lib_loraclr.ui.regional.services import PanelServices, as_json
 
@@ -25,7 +25,7 @@ class Questions:
         self._known: dict[str, Answer] = {
             "validate": lambda data: check_regions(data.get("spec")),
             "preview": lambda data: weight_maps(data.get("spec"), data.get("width"), data.get("height")),
-            "import": lambda data: import_regions(data.get("text")),
+            "import": self._import,
             "tokens": self._tokens,
             "concepts": lambda data: {"concepts": as_json(self._services.concepts())},
             "preset-save": self._save,
@@ -55,6 +55,11 @@ class Questions:
         if not isinstance(texts, list) or len(texts) > MAX_TEXTS or not all(isinstance(text, str) for text in texts):
             raise InputError("bad-question", "Token counts need a list of texts.", key="texts")
         return {"counts": self._services.count_tokens(texts)}
+
+    def _import(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        width, height = data.get("width"), data.get("height")
+        known = all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (width, height))
+        return import_regions(data.get("text"), (width, height) if known else (512, 512))
 
     def _save(self, data: Mapping[str, Any]) -> dict[str, Any]:
         self._layouts.save(str(data.get("name") or ""), str(data.get("spec") or ""))
