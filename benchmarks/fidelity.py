@@ -53,12 +53,15 @@ def combinations(world: World) -> list[tuple[str, tuple[str, ...], bool]]:
 
 
 def combination_units(study: Study, ways: Sequence[Way]) -> list[tuple[str, Unit]]:
-    """Units of the combinations, for the ways that the study begins with."""
+    """Units of the combinations; a short study has one of each, for the first four ways."""
     chosen = [way for way in ways if way.main and way.method != "orthogonal-adaptation"]
+    short = study.scale.main_only
     units: list[tuple[str, Unit]] = []
+    drawn: dict[str, int] = {}
     for name, names, joint in combinations(study.world):
-        draw = sum(1 for known, unit in units if known == name and unit.way == chosen[0])
-        units += [(name, Unit(way, names, len(names), draw, joint)) for way in chosen]
+        draw = drawn[name] = drawn.get(name, -1) + 1
+        if not (short and draw):
+            units += [(name, Unit(way, names, len(names), draw, joint)) for way in chosen[: 4 if short else None]]
     return units
 
 
