@@ -256,3 +256,41 @@ def test_paths_are_taken_out_of_every_text(tmp_path: Path) -> None:
         "file": "b.safetensors", "n": [1, "c.txt"]
     }  # fmt: skip
     assert names.clean("weights 1/2 and and/or stay") == "weights 1/2 and and/or stay"
+
+
+def test_the_documented_example_runs(
+    application: StandaloneApplication,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    import httpx
+
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    source = text.split("```python\n")[1].split("```")[0]
+    app = FastAPI()
+    add_routes(app, application, {"user": "password"})
+
+    def local(base_url: str, auth: tuple[str, str]) -> TestClient:
+        client = TestClient(app, base_url=base_url)
+        client.auth = auth
+        return client
+
+    monkeypatch.setattr(httpx, "Client", local)
+    exec(compile(source.replace("sleep(1)", "sleep(0.05)"), "docs/api.md", "exec"), {})
+    assert (folder / "anna and ben.safetensors").is_file()
+    assert "'out': 'anna and ben.safetensors'" in capsys.readouterr().out
+
+
+def test_the_document_lists_every_route_and_field(application: StandaloneApplication) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    app = FastAPI()
+    add_routes(app, application, None)
+    for route in app.routes:
+        if route.path.startswith(PREFIX):
+            path = route.path[len(PREFIX) :].replace("{name:path}", "NAME").replace("{task}", "TASK")
+            assert f"| `{min(route.methods)} {path}" in text, route.path
+    with TestClient(app) as client:
+        facts = client.get(PREFIX + "/schema").json()["merge"]
+    for field in (*facts["fields"], *facts["lora_fields"]):
+        assert f"`{field}`" in text, field

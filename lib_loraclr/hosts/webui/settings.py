@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gradio
 from modules import shared
 
 SECTION = ("loraclr", "LoRACLR")
@@ -19,6 +18,8 @@ def register() -> None:
 
 
 def _options() -> dict[str, Any]:
+    import gradio
+
     folder = shared.OptionInfo("", "Folder for captured statistics", gradio.Textbox, restrict_api=True)
     keep = shared.OptionInfo(True, "Keep captured statistics between merges")
     return {
