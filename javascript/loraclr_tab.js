@@ -268,7 +268,11 @@ var loraclrTab = (() => {
         show("loraclr_after", Boolean(state.result));
         show("loraclr_report", Boolean(state.result && state.result.report));
         show("loraclr_preview_row", Boolean(state.result && state.result.measured));
-        if (state.result && JSON.stringify(before) !== JSON.stringify(state.result)) refreshEverywhere();
+        if (state.result && JSON.stringify(before) !== JSON.stringify(state.result)) {
+            refreshEverywhere();
+            const panel = find(".lct-result");
+            if (panel) panel.scrollIntoView({block: "nearest"});
+        }
         costs();
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,7 +14,8 @@ from lib_loraclr.jobs.report.charts import dot_plot, heat_map
 from lib_loraclr.ui.choices import Choice
 from lib_loraclr.ui.words import note, size_text, tag, time_text
 
-WELL, HALF = 0.75, 0.5
+HALF = 0.5
+LEVELS = ((0.75, "good", "well"), (HALF, "fair", "mostly"), (0.2, "poor", "partly"), (-math.inf, "poor", "lost"))
 LOW = "Less than half of a concept is kept. More refinement rounds, the preset Full, a higher rank or fewer LoRAs help."
 UNMEASURED = (
     "This method only does arithmetic on the files, so nothing was measured on the model. The presets Text and Full "
@@ -89,7 +91,7 @@ def _concept_row(concept: ConceptOutcome) -> str:
     if concept.kept is None:
         return f"<tr>{tag('td', concept.name)}<td>&ndash;</td><td>&ndash;</td><td>&ndash;</td></tr>"
     share = min(max(concept.kept, 0.0), 1.0)
-    level, words = ("good", "well") if share >= WELL else ("fair", "mostly") if share >= HALF else ("poor", "partly")
+    level, words = next(named[1:] for named in LEVELS if concept.kept >= named[0])
     bar = (
         f'<span class="lct-bar lct-{level}"><span style="width:{share:.0%}"></span></span>'
         f"<b>{concept.kept:.0%}</b> {tag('span', words, 'lct-soft')}"

@@ -76,7 +76,7 @@ def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     page.locator("#loraclr_matrix svg .cell").nth(8).wait_for()
     paths = {path.stem: path for path in lora_files(tab.loras)}
     expected = overlap([paths[name] for name in names], progress=_Silent()).matrix
-    shown = [float(text) for text in page.locator("#loraclr_matrix svg .cell").all_inner_texts()]
+    shown = [float(text) for text in page.locator("#loraclr_matrix svg .cell").all_text_contents()]
     assert shown == [round(value, 2) + 0.0 for row in expected for value in row]
     tab_page.shot("chosen")
     tab_page.field(names[0], "weight").fill("0.9")
