@@ -176,7 +176,8 @@ var loraclrRegional = window.loraclrRegional || {};
                 up() {
                     tools.view.overlay = {};
                     if (!region) return;
-                    region.shape.r = R.geometry.roundBox(region.shape.r);
+                    region.shape = {t: "box", r: R.geometry.roundBox(region.shape.r)};
+                    tools.document.changed("update");
                     tools.drawn();
                 },
                 cancel() {

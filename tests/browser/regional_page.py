@@ -47,8 +47,8 @@ def build(folder: Path) -> gr.Blocks:
     """The page."""
     with gr.Blocks(analytics_enabled=False) as page:
         gr.Textbox(value="two people", label="Prompt", elem_id="txt2img_prompt")
-        gr.Slider(64, 2048, value=512, label="Width", elem_id="txt2img_width")
-        gr.Slider(64, 2048, value=512, label="Height", elem_id="txt2img_height")
+        gr.Slider(64, 2048, value=512, label="Width", interactive=True, elem_id="txt2img_width")
+        gr.Slider(64, 2048, value=512, label="Height", interactive=True, elem_id="txt2img_height")
         layouts = LayoutStore(folder)
         enabled, spec = build_panel("txt2img", lambda name: f"regional_{name}", accordion, Services(), layouts)
         button = gr.Button("Generate", elem_id="generate")

@@ -31,6 +31,8 @@ class Panel:
         self.page, self.address = page, address
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.set_default_timeout(60_000)
+        page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
 
     def open(self) -> Panel:
         self.page.goto(self.address)
@@ -97,10 +99,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def panel(browser: Any, address: str) -> Iterator[Panel]:
     context = browser.new_context(viewport={"width": 1200, "height": 1300})
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
-    shown = Panel(page, address).open()
+    shown = Panel(context.new_page(), address).open()
     yield shown
     context.close()
     assert not shown.errors
