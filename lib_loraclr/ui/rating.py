@@ -23,7 +23,9 @@ CHOICES = [str(k) for k in range(LOW, HIGH + 1)]
 SHOWN_REFERENCES = 3
 INTRODUCTION = """## Rate pictures
 You see reference pictures of somebody or something, and one picture to rate. You do not see how it was made.
+
 **Identity**: is it the same one as in the references? 1 not at all, 5 exactly.
+
 **Quality**: is it a good picture of what the text says? 1 broken, 5 flawless."""
 STYLE = """
 .loraclr-rate{display:flex;flex-wrap:wrap;gap:2rem;align-items:flex-end}
@@ -110,7 +112,7 @@ class RatingPage:
             state = gr.State({})
             with gr.Row():
                 rater = gr.Textbox(label="Your name", max_lines=1, elem_id="rater")
-                start = gr.Button("Start", variant="primary", elem_id="start")
+                start = gr.Button("Start", variant="primary", elem_id="start", scale=0, min_width=140)
             picture = gr.HTML(elem_id="trial")
             message = gr.Markdown(elem_id="message")
             with gr.Row():

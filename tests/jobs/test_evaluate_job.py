@@ -126,6 +126,25 @@ def test_another_evaluation_is_not_mixed_in(options, outcome):
     assert (options.out / "evaluation.json").read_bytes() == kept
 
 
+def test_a_merged_file_can_be_added_and_replaced(options, outcome, loras, tmp_path):
+    """Nothing but the new file's pictures is painted; a file of the same name with another content is another file."""
+    one = replace(options, out=tmp_path / "e", merged=(), stacked=False, subjects=options.subjects[:1], pictures=1)
+    run = {"open_host": open_tiny, "open_meters": open_meters}
+    evaluate(one, **run, progress=Recorder())
+    file = tmp_path / "other.safetensors"
+    file.write_bytes(loras[0].read_bytes())
+    seen = Recorder()
+    added = evaluate(replace(one, merged=(file,)), **run, progress=seen)
+    assert [row["method"] for row in added.rows] == ["none", "single", "other"]
+    assert seen.reached.count("Painting: single LoRAs") == 0
+    np.testing.assert_array_equal(pictures_of(one.out, "other")[-1:], pictures_of(one.out, "single")[:1])
+    file.write_bytes(loras[1].read_bytes())
+    evaluate(replace(one, merged=(file,)), **run, progress=Recorder())
+    assert np.abs(pictures_of(one.out, "other")[-1:] - pictures_of(one.out, "single")[:1]).max() > 1
+    again = evaluate(one, **run, progress=Recorder())
+    assert [row["method"] for row in again.rows] == ["none", "single", "other"], "what was measured stays"
+
+
 def test_overwriting_paints_anew_and_spares_strangers(options, tmp_path):
     small = replace(options, out=tmp_path / "e", merged=(), stacked=False, subjects=options.subjects[:1], pictures=1)
     evaluate(small, open_host=open_tiny, open_meters=open_meters, progress=Recorder())

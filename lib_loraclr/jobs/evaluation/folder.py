@@ -95,6 +95,16 @@ class EvaluationFolder:
             files.append(path.relative_to(self.path).as_posix())
         self._replace("concepts", {"name": name, **about, "references": files})
 
+    def begin_way(self, name: str, source: str) -> None:
+        """Pictures of this way that were made from another `source` go."""
+        sources: dict[str, str] = self.data.setdefault("sources", {})
+        if sources.get(name, source) != source:
+            for old in self.picture_path(name, "x", 1).parent.glob("*.png"):
+                old.unlink()
+        if sources.get(name) != source:
+            sources[name] = source
+            self.save()
+
     def put_way(self, name: str, label: str, pictures: Mapping[str, int]) -> None:
         """Note a finished way: concept -> number of its pictures, which lie in their places."""
         files = {

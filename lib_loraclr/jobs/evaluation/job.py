@@ -13,7 +13,6 @@ from PIL import Image
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import FileWarning, LoraFile
-from lib_loraclr.formats.hashes import file_sha256
 from lib_loraclr.hosts.ports import DiffusionHost, Progress
 from lib_loraclr.jobs.evaluation.folder import EvaluationFolder, read_pictures, write_picture
 from lib_loraclr.jobs.evaluation.meters import Calibration, Meters, Pictures
@@ -37,12 +36,16 @@ MeterOpener = Callable[[EvaluateOptions], "tuple[Meters, Calibration | None]"]
 
 @dataclass(frozen=True)
 class Way:
-    """One way to draw the concepts: `updates[concept]` act while it is drawn, `neutral` while neutral prompts are."""
+    """One way to draw the concepts: `updates[concept]` act while it is drawn, `neutral` while neutral prompts are.
+
+    `source` is the hash of the merged file, so that pictures of an earlier file of the same name are not taken for its.
+    """
 
     name: str
     label: str
     updates: Sequence[Updates]
     neutral: Updates | None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class _Job:
             for subject, concept in zip(options.subjects, concepts, strict=True)
         ]
         folder = EvaluationFolder.start(
-            options.out, _settings(options, host, loras, prompts, meters, ways), overwrite=options.overwrite
+            options.out, _settings(options, host, loras, prompts, meters), overwrite=options.overwrite
         )
         if calibration is not None:
             folder.data["calibration"] = calibration.as_dict()
@@ -158,6 +161,7 @@ class _Job:
     def run(self, way: Way, progress: Progress) -> None:
         """Paint what is missing, measure, note."""
         options, scores, counts = self.options, list[ConceptScore](), dict[str, int]()
+        self.folder.begin_way(way.name, way.source)
         per = sampling_steps(self.host, options.brush, options.pictures)
         progress.phase(f"Painting: {way.label}", per * len(options.subjects))
         for subject, updates, texts, own in zip(
@@ -172,7 +176,7 @@ class _Job:
         self.folder.put_way(way.name, way.label, counts)
         rows: list[dict[str, Any]] = [row for row in self.folder.data["rows"] if row["method"] != way.name]
         rows.append(make_row(way.name, {}, len(options.subjects), 0, scores, drifted))
-        order = [known.name for known in self.ways]
+        order = list(dict.fromkeys([*(known.name for known in self.ways), *(row["method"] for row in rows)]))
         self.folder.data["rows"] = sorted(rows, key=lambda row: order.index(row["method"]))
         self.folder.data.setdefault("scores", {})[way.name] = [s.as_dict() for s in scores]
         self.folder.save()
@@ -224,7 +228,7 @@ def _ways(
         name = path.stem
         while name in {way.name for way in ways}:
             name += "+"
-        ways.append(Way(name, path.stem, [deltas] * count, deltas))
+        ways.append(Way(name, path.stem, [deltas] * count, deltas, lora.sha256))
     return ways, warnings
 
 
@@ -238,9 +242,8 @@ def _settings(
     loras: Sequence[LoraFile],
     prompts: Sequence[Sequence[str]],
     meters: Meters,
-    ways: Sequence[Way],
 ) -> dict[str, Any]:
-    """All that the pictures and numbers depend on; nothing of the machine."""
+    """All that the pictures and numbers of every way depend on; nothing of the machine."""
     return {
         "checkpoint": host.info.name,
         "checkpoint_sha256": host.info.sha256,
@@ -251,8 +254,6 @@ def _settings(
         "meters": meters.names(),
         "thresholds": dict(meters.thresholds),
         "loras": [_input(s, lora, p) for s, lora, p in zip(options.subjects, loras, prompts, strict=True)],
-        "ways": [way.name for way in ways],
-        "merged": [{"file": path.name, "sha256": file_sha256(path)} for path in options.merged],
     }
 
 
