@@ -67,6 +67,13 @@ class Share:
             self._stacked[key] = stacked
         return stacked
 
+    def whole(self, layer: int, like: Tensor) -> Tensor:
+        """(b, tokens, width) for all rows of `like` (b, ...); rows that have no text of this region get some text."""
+        own = self.context(layer, like)
+        filled = own[:1].repeat(like.shape[0], 1, 1)
+        filled[self.rows] = own
+        return filled
+
 
 @dataclass(frozen=True, eq=False)
 class Call:

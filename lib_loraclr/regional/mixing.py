@@ -27,6 +27,7 @@ class LayerWeights:
 
     values: Tensor
     tokens: tuple[Tensor | None, ...]
+    sole: tuple[bool, ...]  # regions that have every token to themselves
     exact: Tensor  # values in float64 on the CPU, for base weights
 
     @classmethod
@@ -35,7 +36,7 @@ class LayerWeights:
         flat = weights.flatten(1)
         found = [one.nonzero().flatten() for one in flat]
         tokens = tuple(None if len(one) == flat.shape[1] else one.to(like.device) for one in found)
-        return cls(flat.to(like.device, like.dtype), tokens, flat)
+        return cls(flat.to(like.device, like.dtype), tokens, tuple((flat == 1).all(1).tolist()), flat)
 
     def base(self, present: Sequence[Sequence[bool]]) -> Tensor:
         """w_0 (rows, tokens): what the regions that a row has leave over."""
@@ -43,15 +44,23 @@ class LayerWeights:
         return torch.stack(rows).to(self.values)
 
 
-def mix(call: Call, weights: LayerWeights, base: Tensor, queries: Tensor, output: Tensor, attend: Attend,
-        context_of: Callable[[Share], Tensor]) -> Tensor:  # fmt: skip
-    """The layer's new output (b, n, c) from its `output` with the picture's own prompt. `base` (b or 1, n)."""
+def mix(
+    call: Call, layer: int, weights: LayerWeights, base: Tensor, queries: Tensor, output: Tensor, attend: Attend
+) -> Tensor:
+    """A layer's new output (b, n, c) from its `output` with the picture's own prompt. `base` (b or 1, n).
+
+    A region that has the picture to itself is asked for all rows, as a plain prompt would be: a product of fewer rows
+    may round differently, and such a region must be the plain prompt to the last bit.
+    """
     mixed = output * base[:, :, None]
     for share in call.shares:
         tokens = weights.tokens[share.region]
         if tokens is not None and not len(tokens):
             continue
-        answer = attend(share, pick(queries, share.rows, tokens), context_of(share), tokens)
+        if weights.sole[share.region]:
+            answer = attend(share, queries, share.whole(layer, queries), None)[share.rows]
+        else:
+            answer = attend(share, pick(queries, share.rows, tokens), share.context(layer, queries), tokens)
         weight = weights.values[share.region]
         if tokens is not None:
             weight = weight[tokens]

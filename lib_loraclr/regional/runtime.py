@@ -145,10 +145,9 @@ class RegionalRuntime:
             tokens = weights.tokens[share.region]
             if tokens is not None and not len(tokens):
                 continue
-            own = share.context(block.number, queries)
-            whole = own[:1].repeat(queries.shape[0], 1, 1)
-            whole[share.rows] = own
-            answer = attend(whole)[share.rows] * weights.values[share.region][None, :, None]
+            answer = (
+                attend(share.whole(block.number, queries))[share.rows] * weights.values[share.region][None, :, None]
+            )
             put(mixed, share.rows, None, answer)
         return mixed
 
@@ -181,7 +180,7 @@ class RegionalRuntime:
                 with self._scoped(region=share.region, tokens=tokens):
                     return ask(module, inputs, named, part, context)
 
-            return mix(call, weights, base, queries, output, attend, lambda share: share.context(block.number, queries))
+            return mix(call, block.number, weights, base, queries, output, attend)
 
         return hook
 
