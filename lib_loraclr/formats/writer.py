@@ -54,6 +54,7 @@ def write_lora(
     metadata: Mapping[str, str],
     vectors: Mapping[str, Tensor] | None = None,
     model_layers: Iterable[str] | None = None,
+    module_keys: Iterable[str] = (),
     overwrite: bool = False,
 ) -> WrittenFile:
     """Write `layers` (canonical name -> true dW) to `path`, atomically; equal input gives equal bytes.
@@ -61,13 +62,14 @@ def write_lora(
     `shapes` holds the shape of every layer and of layers that have a bias in `vectors`. `dtype` is "fp16", "bf16",
     "fp32" or the torch dtype. `model_layers` are all layer names of the model where they are known: a UNet with another
     number of residual blocks than the standard two gets names of the original code base, the only ones that hosts can
-    place there. Keys of size, rank and hash are added to `metadata`. Raises InputError for an output that cannot be
-    written, LoraclrError ("overflow", "write-verify") for values that do not survive.
+    place there. Without a model `module_keys`, those of the files that were merged, tell the same. Keys of size, rank
+    and hash are added to `metadata`. Raises InputError for an output that cannot be written, LoraclrError ("overflow",
+    "write-verify") for values that do not survive.
     """
     path = Path(path)
     check_output(path, overwrite=overwrite)
     kind = SAVE_DTYPES[dtype] if isinstance(dtype, str) else dtype
-    namer = _Namer(family, model_layers)
+    namer = _Namer(family, model_layers, module_keys)
     tensors: dict[str, Tensor] = {}
     ranks: list[int] = []
     left_out = sorted(name for name in {*layers, *(vector_modules(vectors or {}))} if not has_host_key(name))
@@ -99,8 +101,9 @@ def vector_modules(vectors: Iterable[str]) -> set[str]:
 class _Namer:
     """Module keys in the style that trainers use for the family."""
 
-    def __init__(self, family: str, model_layers: Iterable[str] | None) -> None:
-        self.keymap = KeyMap.of_family(family) if model_layers is None else KeyMap.from_layers(model_layers)
+    def __init__(self, family: str, model_layers: Iterable[str] | None, module_keys: Iterable[str]) -> None:
+        known = model_layers is not None
+        self.keymap = KeyMap.from_layers(model_layers) if known else KeyMap.guess(module_keys, family)
         standard = UNetLayout.of_family(family)
         self.sdxl = family == "sdxl"
         self.ldm = self.sdxl or self.keymap.layout.res_blocks != standard.res_blocks

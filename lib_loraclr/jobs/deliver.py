@@ -14,6 +14,7 @@ from torch import Tensor
 from lib_loraclr.core.fidelity import summarise
 from lib_loraclr.core.merge import MergedLayer
 from lib_loraclr.formats import FileWarning, merged_metadata, read_sidecar, write_lora, write_sidecar
+from lib_loraclr.formats.keys.tensor_keys import split_tensor_key
 from lib_loraclr.formats.sidecar import sidecar_path
 from lib_loraclr.hosts.ports import Progress
 from lib_loraclr.jobs.meter import Stopwatch, peak_device_memory_mib, peak_memory_mib
@@ -55,6 +56,7 @@ def deliver(
                 metadata=metadata,
                 vectors=vectors or None,
                 model_layers=task.model_layers,
+                module_keys=_module_keys(task),
                 overwrite=options.overwrite,
             )
             triggers = [concept.trigger for concept in task.concepts]
@@ -70,6 +72,12 @@ def deliver(
     return MergeOutcome(
         out, plan.method.name, written.sha256, written.bytes, seconds, memory, outcomes, warnings, reports, details
     )
+
+
+def _module_keys(task: Task) -> list[str]:
+    """The inputs' names of their layers: what a UNet that is not the usual one is known by without a model."""
+    keys = (key for concept in task.concepts for update in concept.lora.layers.values() for key in update.keys)
+    return [split[0] for split in map(split_tensor_key, keys) if split is not None]
 
 
 def _sidecar_warning(out: Path, triggers: Sequence[str]) -> list[FileWarning]:
