@@ -36,7 +36,7 @@ from lib_loraclr.jobs.options import DEFAULT_METHOD
 from lib_loraclr.jobs.output import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-LOOKED_AT = 8  # concepts whose pictures are kept for grid, page and rating
+LOOKED_AT = 8  # concepts whose pictures, of main ways, are kept for grid, page and rating
 
 
 def combinations(world: World) -> list[tuple[str, tuple[str, ...], bool]]:
@@ -149,7 +149,7 @@ def fidelity(study: Study, ways: Sequence[Way], out: Path) -> EvaluationFolder |
     main = [unit for unit in units if unit.way.main]
     run(study, main, keep, write)
     run(study, [unit for _, unit in pairs], None, write)
-    run(study, [unit for unit in units if not unit.way.main], keep, write)
+    run(study, [unit for unit in units if not unit.way.main], None, write)
     return keep
 
 

@@ -187,7 +187,7 @@ def write_fidelity(out: Path, folder: EvaluationFolder | None) -> None:
         picture_grid(folder, ["single LoRAs", *(n for n in names if n != "single LoRAs")][:9]).save(
             out / "fidelity-pictures.png", optimize=True
         )
-        body.append(section("Pictures", "The same prompts and seeds in every column.", sheet(folder)))
+        body.append(section("Pictures", "The same prompts and seeds in every column.", sheet(folder, names)))
     settings = html_table(
         ("setting", "value"), [(name, json.dumps(value)) for name, value in details["settings"].items()]
     )

@@ -181,6 +181,7 @@ def test_the_page_and_the_figures(done: tuple[Study, Path, EvaluationFolder]) ->
     labels = [way["label"] for way in folder.data["ways"]]
     assert labels[0] == "single LoRAs"
     assert "stacked sum" in labels
+    assert not [text for text in labels if "margin" in text], "variants are not shown"
     assert all(set(way["pictures"]) == {"zor", "kib"} for way in folder.data["ways"])
 
 
