@@ -10,7 +10,7 @@ import binascii
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from lib_loraclr.core.errors import InputError
@@ -75,11 +75,13 @@ class _Reader:
             items = items[:MAX_REGIONS]
         boxes = self.grid(data)
         found = [self.region(item, f"regions[{k}]", boxes, k) for k, item in enumerate(items)]
-        regions = tuple(region for region in found if region is not None)
-        names = [region.id for region in regions if region.id]
-        if len(set(names)) < len(names):
-            self.note("Two regions have the same id.", "regions")
-        return RegionalSpec(regions=regions, **self.fields(RegionalSpec, data, ""))
+        regions: list[Region] = []
+        for region in found:
+            if region is not None and region.id and region.id in [other.id for other in regions]:
+                self.note("Two regions have the same id.", "regions")
+                region = replace(region, id="")
+            regions += [] if region is None else [region]
+        return RegionalSpec(regions=tuple(regions), **self.fields(RegionalSpec, data, ""))
 
     def grid(self, data: dict[str, Any]) -> Sequence[Box]:
         """The boxes of a top-level "grid", for regions without a shape."""
