@@ -72,7 +72,7 @@ var loraclrRegional = window.loraclrRegional || {};
             this.stage = el("div", {class: "loraclr-stage"}, this.surface, this.status);
             this.cards = new R.cards.RegionCards(this);
             this.settings = el("details", {class: "loraclr-settings"}, el("summary", {}, "Settings of the whole layout"), ...this.settingGroups());
-            this.root.replaceChildren(this.bar, this.problem, el("div", {class: "loraclr-main"}, this.stage, this.cards.node), this.maps, this.settings, this.live);
+            this.root.replaceChildren(this.bar, el("div", {class: "loraclr-main"}, this.stage, this.cards.node), this.problem, this.maps, this.settings, this.live);
         }
 
         settingGroups() {
@@ -317,7 +317,10 @@ var loraclrRegional = window.loraclrRegional || {};
         }
     }
 
-    if (typeof onUiLoaded === "function") onUiLoaded(mount);
+    if (typeof onUiLoaded === "function") {
+        onUiLoaded(mount);
+        onAfterUiUpdate(mount); // a newer gradio may bring parts of the page later
+    }
     else document.addEventListener("DOMContentLoaded", () => new MutationObserver(mount).observe(document.body, {childList: true, subtree: true}));
 
     R.mount = mount;

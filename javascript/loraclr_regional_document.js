@@ -44,7 +44,7 @@ var loraclrRegional = window.loraclrRegional || {};
         if (shape.t === "poly") return Array.isArray(shape.p) && shape.p.length > 2 && shape.p.every(isPoint);
         if (shape.t !== "mask") return false;
         try {
-            return Boolean(R.mask.fromShape(shape));
+            return Boolean(R.mask.ofShape(shape));
         } catch (error) {
             return false;
         }
@@ -272,7 +272,7 @@ var loraclrRegional = window.loraclrRegional || {};
         boundsOf(region) {
             if (!region || !drawable(region.shape)) return null;
             const {shape} = region;
-            return shape.t === "box" ? shape.r : shape.t === "poly" ? R.geometry.bounds(shape.p) : R.mask.bounds(R.mask.fromShape(shape));
+            return shape.t === "box" ? shape.r : shape.t === "poly" ? R.geometry.bounds(shape.p) : R.mask.bounds(R.mask.ofShape(shape));
         }
 
         /** Topmost region under (x, y) that is switched on; `below` looks under that one. */
@@ -280,7 +280,7 @@ var loraclrRegional = window.loraclrRegional || {};
             const order = this.stacked().reverse().filter((region) => drawable(region.shape));
             const inside = order.filter(({shape}) => {
                 if (shape.t === "box") return R.geometry.inBox(shape.r, x, y);
-                return shape.t === "poly" ? R.geometry.inPolygon(shape.p, x, y) : R.mask.hit(R.mask.fromShape(shape), x, y);
+                return shape.t === "poly" ? R.geometry.inPolygon(shape.p, x, y) : R.mask.hit(R.mask.ofShape(shape), x, y);
             });
             const at = inside.findIndex((region) => region.id === below);
             return inside[(at + 1) % Math.max(1, inside.length)] || null;

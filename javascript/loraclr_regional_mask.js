@@ -58,6 +58,9 @@ var loraclrRegional = window.loraclrRegional || {};
         return mask;
     }
 
+    /** Mask of a shape, of one that is being painted as well. */
+    const ofShape = (shape) => shape.live || fromShape(shape);
+
     /** Sets the pixels of row y whose centre lies between x0 and x1 (in pixels). */
     function fillSpan(mask, y, x0, x1, value) {
         const from = Math.max(0, Math.ceil(x0 - 0.5));
@@ -196,7 +199,7 @@ var loraclrRegional = window.loraclrRegional || {};
     }
 
     R.mask = {
-        LONG_SIDE, create, copy, isEmpty, coverage, toShape, fromShape, stroke, fillPolygon, boxPoints, rasterise, move, invert,
+        LONG_SIDE, create, copy, isEmpty, coverage, toShape, fromShape, ofShape, stroke, fillPolygon, boxPoints, rasterise, move, invert,
         bounds, hit, fromPixels, outline,
     };
 })();

@@ -262,14 +262,18 @@ var loraclrRegional = window.loraclrRegional || {};
                 const given = region && drawable(region.shape) ? region.shape : null;
                 if (!given && !value) return null;
                 const mask = given ? R.mask.rasterise(given, document.width, document.height) : R.mask.create(document.width, document.height);
-                if (region) document.snapshot();
-                else region = document.add(R.mask.toShape(mask));
-                const before = region.shape;
                 let last = [at.x, at.y];
-                const paint = (to) => {
+                const stamp = (to) => {
                     const radius = tools.brushRadius(to);
                     R.mask.stroke(mask, last, [to.x, to.y], radius / to.w, radius / to.h, event.altKey ? 1 - value : value);
                     last = [to.x, to.y];
+                };
+                stamp(at); // before the region is added: an empty mask is no region
+                if (region) document.snapshot();
+                else region = document.add(R.mask.toShape(mask));
+                const before = region.shape;
+                const paint = (to) => {
+                    stamp(to);
                     region.shape = {t: "mask", live: R.mask.copy(mask)};
                     document.changed("gesture");
                 };

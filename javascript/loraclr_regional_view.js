@@ -197,7 +197,7 @@ var loraclrRegional = window.loraclrRegional || {};
         shapePath(rect, shape, part = "fill") {
             const path = new Path2D();
             if (shape.t === "mask") {
-                const mask = shape.live || R.mask.fromShape(shape);
+                const mask = R.mask.ofShape(shape);
                 const [dx, dy] = shape.shift || [0, 0];
                 const matrix = new DOMMatrix([rect.width / mask.w, 0, 0, rect.height / mask.h, rect.x + dx * rect.width, rect.y + dy * rect.height]);
                 path.addPath(maskPaths(mask)[part], matrix);

@@ -26,6 +26,11 @@ LEFT, RIGHT = [0, 0, 0.5, 1], [0.5, 0, 1, 1]
 FULL = {"regions": [{"shape": {"t": "box", "r": [0, 0, 1, 1]}, "prompt": "a red cat"}]}
 
 
+def same(found: Tensor, wanted: Tensor) -> bool:
+    """Equal but for rounding, which differs with the number of rows in a product."""
+    return float((found - wanted).abs().max()) <= 2e-5 * float(wanted.abs().max())
+
+
 def halves(**more: Any) -> dict[str, Any]:
     regions = [
         {"shape": {"t": "box", "r": box}, "prompt": text, "neg": negative, "negmode": "replace"}
@@ -105,16 +110,16 @@ def test_rows_are_told_apart_however_the_batch_is_cut(a1111: A1111, prompts: lis
         session.start_pass(p, x)
         whole = a1111.evaluate(session, p, x)
         for chunk in (1, 2, len(prompts)):
-            assert torch.allclose(a1111.evaluate(session, p, x, together=False, chunk=chunk), whole, atol=1e-6)
+            assert same(a1111.evaluate(session, p, x, together=False, chunk=chunk), whole)
         conditional = a1111.evaluate(session, p, x, skip=True)
-        assert torch.allclose(conditional, whole[: len(conditional)], atol=1e-6)
+        assert same(conditional, whole[: len(conditional)])
         for picture in range(len(prompts)):
             alone = Processing([prompts[picture]], ["bad"])
             other = a1111.session(halves(), alone)
             other.start_pass(alone, x[picture : picture + 1])
             single = a1111.evaluate(other, alone, x[picture : picture + 1])
             rows = [k for k, owner in enumerate(owners(prompts)) if owner == picture]
-            assert torch.allclose(single, whole[rows], atol=1e-6)
+            assert same(single, whole[rows])
             other.stop(alone)
             session.start_pass(p, x)
 
@@ -153,9 +158,9 @@ def test_prompt_editing_switches_at_its_step(a1111: A1111) -> None:
     for colour in ("red", "blue"):
         context = torch.stack([encode_words(f"a {colour} cat")])
         wanted.append(a1111.unet(x, torch.full((1,), 0.3), context)[0])
-    names = ["red" if torch.allclose(one, wanted[0], atol=1e-6) else "blue" for one in seen]
+    names = ["red" if same(one, wanted[0]) else "blue" for one in seen]
     assert names == ["red", "red", "red", "blue"]  # the hosts' rule: up to and with the step that is named
-    assert torch.allclose(seen[3], wanted[1], atol=1e-6)
+    assert same(seen[3], wanted[1])
 
 
 def test_equal_texts_are_encoded_once(a1111: A1111) -> None:
@@ -287,8 +292,8 @@ def test_guidance_of_a_region_in_a1111(a1111: A1111) -> None:
         session.running.guide(SimpleNamespace(x=outputs))
         for row in (0, 1):
             plain, found = before[row] - before[2], outputs[row] - before[2]
-            assert torch.allclose(found[..., :4], 2 * plain[..., :4], atol=1e-5)
-            assert torch.allclose(found[..., 4:], plain[..., 4:], atol=1e-5)
+            assert same(found[..., :4], 2 * plain[..., :4])
+            assert same(found[..., 4:], plain[..., 4:])
         assert torch.equal(outputs[2], before[2])
 
     p.sample(run)
@@ -411,8 +416,8 @@ def test_forge_rows_in_every_order(forge: Forge) -> None:
     def run() -> None:
         session.start_pass(p, x)
         whole = forge.run_chunks(session, p, x, [1, 0], [2])
-        assert torch.allclose(forge.run_chunks(session, p, x, [0, 1], [2]), whole, atol=1e-6)
-        assert torch.allclose(forge.run_chunks(session, p, x, [1, 0], [1, 1]), whole, atol=1e-6)
+        assert same(forge.run_chunks(session, p, x, [0, 1], [2]), whole)
+        assert same(forge.run_chunks(session, p, x, [1, 0], [1, 1]), whole)
 
     p.sample(run)
     assert hooks(forge.unet) == 0
@@ -431,7 +436,7 @@ def test_forge_swapped_prompts_swap_the_halves(forge: Forge) -> None:
         x = (x + x.flip(-1)) / 2  # a picture that is its own mirror image
         p.sample(lambda s=session, q=p, z=x: (s.start_pass(q, z), seen.append(forge.run_chunks(s, q, z, [1, 0], [2]))))
         forge.model.forge_objects.unet = Patcher(SimpleNamespace(diffusion_model=forge.unet))
-    assert torch.allclose(seen[0], seen[1].flip(-1), atol=1e-5)
+    assert same(seen[0], seen[1].flip(-1))
     assert (seen[0] - seen[0].flip(-1)).abs().max() > 0.01
 
 
@@ -471,9 +476,9 @@ def test_forge_attention_replacement_adds_its_part_once(forge: Forge) -> None:
             seen[name] = forge.run_chunks(session, p, x, [1, 0], [2])
 
         p.sample(run)
-    assert torch.allclose(seen["plain"], seen["none"], atol=1e-5)
+    assert same(seen["plain"], seen["none"])
     once = (extra @ last.attn2.to_out[0].weight.T).transpose(1, 2).unflatten(2, (8, 8))
-    assert torch.allclose(seen["adapter"] - seen["plain"], once.expand(2, -1, -1, -1), atol=1e-5)
+    assert same(seen["adapter"] - seen["plain"], once.expand(2, -1, -1, -1))
 
 
 def test_forge_guidance_of_a_region(forge: Forge) -> None:
@@ -492,6 +497,6 @@ def test_forge_guidance_of_a_region(forge: Forge) -> None:
         forge.run_chunks(session, p, x, [1, 0], [2])
         wanted = torch.full((8,), 5.0)
         wanted[:4] = 9.0
-        assert torch.allclose(guide(given), empty + wanted * (conditional - empty), atol=1e-5)
+        assert same(guide(given), empty + wanted * (conditional - empty))
 
     p.sample(run)
