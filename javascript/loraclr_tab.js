@@ -174,11 +174,13 @@ var loraclrTab = (() => {
             if (mine && mine.kind === undefined) Object.assign(mine, choice);
         }
         answered("sync");
-        press("loraclr_do_matrix");
+        ask("matrix");
         costs();
     }
 
-    const costs = quiet(QUIET_MS, () => press("loraclr_do_costs"));
+    const costs = quiet(QUIET_MS, () => ask("costs"));
+    const matrixShown = () => answered("matrix");
+    const costsShown = () => answered("costs");
 
     // ---- jobs ----------------------------------------------------------------------------------------------------
 
@@ -462,6 +464,6 @@ var loraclrTab = (() => {
         question: () => state.question,
         task: () => state.task,
         newTask, opened, detailed, synced, started, polled, cancelled, finished, insert, regional, again, recipe,
-        recipeLoaded, report, saveReport,
+        recipeLoaded, report, saveReport, matrixShown, costsShown,
     };
 })();

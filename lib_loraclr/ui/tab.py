@@ -88,11 +88,12 @@ def _work(parts: _Parts) -> Controls:
         summary = main_controls(by_name)
         with gr.Accordion("Advanced", open=False, elem_id="loraclr_advanced"):
             groups = advanced_controls(by_name)
-    parts.panels["estimate"] = gr.HTML("", elem_id="loraclr_costs")
-    with gr.Row(elem_id="loraclr_run"):
-        parts.buttons["merge"] = gr.Button("Merge", variant="primary", elem_id="loraclr_generate")
-        parts.buttons["cancel"] = gr.Button("Cancel", variant="stop", elem_id="loraclr_interrupt")
-    gr.HTML(PROGRESS)
+    with gr.Column(elem_id="loraclr_action"):
+        parts.panels["estimate"] = gr.HTML("", elem_id="loraclr_costs")
+        with gr.Row(elem_id="loraclr_run"):
+            parts.buttons["merge"] = gr.Button("Merge", variant="primary", elem_id="loraclr_generate")
+            parts.buttons["cancel"] = gr.Button("Cancel", variant="stop", elem_id="loraclr_interrupt")
+        gr.HTML(PROGRESS)
     parts.panels["result"] = gr.HTML("", elem_id="loraclr_result")
     with gr.Column(elem_id="loraclr_after", elem_classes=["lct-off"]):
         _after(parts)
@@ -148,8 +149,15 @@ def _wire(controller: TabController, parts: _Parts, controls: Controls) -> None:
     on("refresh", lambda _: controller.open(refresh=True), [task], listing, "opened")
     on("_details", controller.details, [box["question"]], [reply], "detailed", question)
     on("_sync", controller.cards, [selection], [panel["cards"], reply], "synced", chosen)
-    on("_matrix", lambda text: controller.interference(text) or gr.update(), [selection], [panel["matrix"]], "", chosen)
-    on("_costs", controller.estimate, [selection, *controls.inputs], [panel["estimate"]], "", chosen)
+    on(
+        "_matrix",
+        lambda text: controller.interference(text) or gr.update(),
+        [selection],
+        [panel["matrix"]],
+        "matrixShown",
+        chosen,
+    )
+    on("_costs", controller.estimate, [selection, *controls.inputs], [panel["estimate"]], "costsShown", chosen)
     on("merge", controller.merge, [selection, task, *controls.inputs], [reply], "started", chosen, new_task)
     on("_poll", controller.poll, [task], [reply], "polled", "task()")
     on("cancel", lambda _: controller.cancel(), [task], [reply], "cancelled")

@@ -125,14 +125,18 @@ class TabPage:
         self.page.goto(f"{self.tab.address}?__theme={theme}", wait_until="domcontentloaded")
         self.row(self.tab.names[0]).locator(".lct-badge").first.wait_for(timeout=120_000)
 
-    def shot(self, name: str) -> None:
-        """Pictures of this state in light and dark, when LORACLR_SCREENSHOTS names a folder for them."""
+    def shot(self, name: str, part: str = "") -> None:
+        """Pictures of this state, or of one part of the page, light and dark, into the folder LORACLR_SCREENSHOTS."""
         folder = os.environ.get("LORACLR_SCREENSHOTS")
         for theme in ("light", "dark") if folder else ():
             self.page.evaluate(f"document.body.classList.toggle('dark', {str(theme == 'dark').lower()})")
             self.page.mouse.move(0, 0)
             self.page.wait_for_timeout(300)
-            self.page.screenshot(path=Path(str(folder)) / f"{name}-{theme}.png", full_page=True, timeout=120_000)
+            path = Path(str(folder)) / f"{name}-{theme}.png"
+            if part:
+                self.page.locator(part).first.screenshot(path=path, timeout=120_000)
+            else:
+                self.page.screenshot(path=path, full_page=True, timeout=120_000)
         if folder:
             self.page.evaluate("document.body.classList.remove('dark')")
 

@@ -84,7 +84,7 @@ def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     tab_page.quick(steps=12)
     tab_page.name("three")
     page.locator("#loraclr_costs .lct-fact").first.wait_for()
-    tab_page.shot("advanced")
+    tab_page.shot("advanced", "#loraclr_settings")
     before = tab_page.cards_now()
     tab_page.merge()
     page.evaluate("document.querySelector('#loraclr_generate').click()")  # a second click on a button that is disabled
@@ -98,13 +98,19 @@ def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     assert tab.merged() == ["three"]
     assert len(seen) >= 3
     assert live & {"Watching the model", "Solving"}
-    text = page.locator("#loraclr_result").inner_text()
+    text = page.locator("#loraclr_result").first.inner_text()
     assert "three.safetensors" in text
     assert "<lora:three:1>" in text
     assert page.locator(".lct-table tbody tr").count() == 3
     assert page.locator("#loraclr_result svg").count() >= 2
     tab_page.row("three").locator(".lct-mine").wait_for()
-    tab_page.shot("result")
+    tab_page.shot("result", "#loraclr_result")
+    tab_page.set_number("loraclr_preview_steps", 4)
+    page.locator("#loraclr_preview").click()
+    page.locator("#loraclr_grid img").nth(8).wait_for(timeout=240_000)
+    assert page.locator("#loraclr_grid img").count() == 9
+    tab_page.wait_done()
+    tab_page.shot("preview", "#loraclr_grid")
 
     for name in names:
         tab_page.row(name).click()
@@ -114,7 +120,7 @@ def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     tab_page.card(names[2]).wait_for()
     page.wait_for_function("document.querySelector('#loraclr_capture_sampling_steps input').value === '12'")
     assert tab_page.cards_now() == before
-    tab_page.shot("recipe")
+    tab_page.shot("recipe", "#loraclr_left")
     assert page.locator("#loraclr_name :is(input, textarea)").input_value() == "three-2"
 
 
@@ -129,11 +135,11 @@ def test_cancel_half_way_leaves_nothing(tab_page: Any) -> None:
     page.wait_for_function(
         "Number(document.querySelector('.lct-track').getAttribute('aria-valuenow')) > 4", timeout=120_000
     )
-    tab_page.shot("running")
+    tab_page.shot("running", "#loraclr_action")
     page.locator("#loraclr_interrupt").click()
     tab_page.wait_done()
     page.locator("#loraclr_status .lct-note").wait_for()
-    tab_page.shot("cancelled")
+    tab_page.shot("cancelled", "#loraclr_action")
     assert "Cancelled; nothing was written." in page.locator("#loraclr_status").inner_text()
     assert sorted(tab.loras.iterdir()) == files
     assert model_state(tab.application) == state
