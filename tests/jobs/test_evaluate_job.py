@@ -239,9 +239,11 @@ def test_the_command_line(options, outcome, merged, tiny_sd1, loras, tmp_path, c
 
 
 def test_names_become_safe_file_names():
-    assert slug("../../etc/passwd") == "etc-passwd"
-    assert slug("zor (2)") == "zor-(2)"
-    assert slug("..") == "unnamed"
+    assert slug("zor(2)") == "zor(2)"
+    names = ["../../etc/passwd", "a b", "a-b", "a/b", "..", "", "zor (2)", "C:\\x", "ä"]
+    slugs = [slug(name) for name in names]
+    assert len(set(slugs)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9(][A-Za-z0-9._()+-]*", text) for text in slugs), slugs
 
 
 CHART = Chart(

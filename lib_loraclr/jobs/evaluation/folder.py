@@ -8,6 +8,7 @@ report.html                  the page
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -28,8 +29,11 @@ FILE = "evaluation.json"
 
 
 def slug(name: str) -> str:
-    """A name as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._()+-]+", "-", name).strip("-.") or "unnamed"
+    """A name as part of a file name; different names stay different."""
+    plain = re.sub(r"[^A-Za-z0-9._()+-]+", "-", name).strip("-.")
+    if plain and plain == name:
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode('utf-8')).hexdigest()[:6]}".lstrip("-")
 
 
 @dataclass
