@@ -113,13 +113,14 @@ def _object_phrases(i: Identity) -> list[str]:
 def caption(
     r: random.Random, identity: Identity, scene: Scene, style: styles.Style | None, subject: str | None = None
 ) -> str:
-    """A caption of one picture. `subject` (such as "sks man") replaces the class word and switches attributes off."""
+    """A caption of one picture. `subject` (such as "sks man") stands for the class word and switches attributes off."""
     draw = r.random()
     if subject is None and draw < 0.10:
         return ""
     words = styles.style_words(style) if style else []
     head = r.choice(("a photo of ", "a picture of ", "")) if not words else _article(" ".join(words) + " photo of ")
-    text = head + _article(subject or identity["class"])
+    # users write "photo of otto man" as often as "a photo of an otto man"
+    text = head + (subject if subject is not None and r.random() < 0.6 else _article(subject or identity["class"]))
     if subject is None and draw < 0.32:
         return text
     phrases = attributes(identity)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from lib_loraclr.formats.keys.keymap import KeyMap
 
-# Attention alone, as in ED-LoRA and the first LoRA trainers.
-UNET_TARGETS = r"transformer_blocks\.0\.attn\d\.to_(q|k|v|out\.0)$"
+# What a trigger can gate: the text encoder, and in cross-attention the keys, values and the projection behind them. The
+# queries see the picture alone, which is much the same for every concept.
+UNET_TARGETS = r"transformer_blocks\.0\.attn2\.to_(k|v|out\.0)$"
 TEXT_TARGETS = r"layers\.\d+\.self_attn\.(q|k|v|out)_proj$"
 
 
@@ -140,7 +141,7 @@ def write_kohya(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 
 
 def metadata(name: str, trigger: str, class_word: str, rank: int, alpha: float, steps: int, batch: int, images: int,
-             rates: tuple[float, float], tags: dict[str, int]) -> dict[str, str]:  # fmt: skip
+             rates: tuple[float, float], tags: dict[str, int], regularisation: int = 0) -> dict[str, str]:  # fmt: skip
     """The `ss_*` and `modelspec.*` fields of sd-scripts for a concept."""
     folder = f"{max(1, steps * batch // max(images, 1))}_{trigger} {class_word}"
     return {
@@ -148,7 +149,7 @@ def metadata(name: str, trigger: str, class_word: str, rank: int, alpha: float, 
         "ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha),
         "ss_output_name": name, "ss_resolution": "(96, 96)", "ss_learning_rate": str(rates[0]),
         "ss_unet_lr": str(rates[0]), "ss_text_encoder_lr": str(rates[1]), "ss_max_train_steps": str(steps),
-        "ss_steps": str(steps), "ss_num_train_images": str(images), "ss_num_reg_images": "0",
+        "ss_steps": str(steps), "ss_num_train_images": str(images), "ss_num_reg_images": str(regularisation),
         "ss_total_batch_size": str(batch), "ss_optimizer": "torch.optim.adamw.AdamW", "ss_lr_scheduler": "cosine",
         "ss_mixed_precision": "no", "ss_clip_skip": "None", "ss_min_snr_gamma": "5.0",
         "ss_dataset_dirs": json.dumps({folder: {"n_repeats": int(folder.split("_")[0]), "img_count": images}}),

@@ -29,10 +29,10 @@ class Recipe:
 
     rank: int = 8  # 4 for things and styles: see `for_kind`
     alpha: float = 8.0
-    steps: int = 250
+    steps: int = 400
     batch: int = 8
-    keep: int = 0  # of them pictures of the class (regularisation)
-    unet_rate: float = 2e-2
+    keep: int = 3  # of them pictures of the class (regularisation)
+    unet_rate: float = 1e-2
     text_rate: float = 5e-3
 
     def for_kind(self, kind: str) -> Recipe:
@@ -41,14 +41,17 @@ class Recipe:
 
 
 def class_pictures(concept: Concept, count: int = 48) -> tuple[np.ndarray, list[str]]:
-    """Regularisation set: other members of the class, with class-level captions."""
+    """Regularisation set: other members of the class, captioned as the concept is, but without its trigger.
+
+    Only the trigger tells the two sets apart, so the LoRA learns to act on it rather than on every "a photo of".
+    """
     r = random.Random(f"class {concept.name}")
     pictures, texts = [], []
     for _ in range(count):
         identity = world.random_identity(r, concept.class_word if concept.identity else None)
         scene = world.random_scene(r)
         pictures.append(np.asarray(world.render(identity, scene)))
-        texts.append(captions.caption(r, identity, scene, None))
+        texts.append(captions.caption(r, identity, scene, None, identity["class"]))
     return np.array(pictures), texts
 
 
@@ -110,6 +113,7 @@ def train_lora(pipeline: Pipeline, concept: Concept, path: Path, recipe: Recipe,
         len(pictures),
         (recipe.unet_rate, recipe.text_rate),
         tags,
+        len(class_latents) if recipe.keep else 0,
     )
     lora.write_kohya(path, lora.state_dict(layers), meta)
     lora.eject(pipeline.unet, pipeline.text)

@@ -131,7 +131,7 @@ def test_lora_files_are_what_a_trainer_writes(concept: dict) -> None:
     assert all(concept["trigger"] in tag for tag in tags)
     keys = header(path)
     layers = {k.split(".")[0] for k in keys}
-    assert "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q" in layers
+    assert "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_k" in layers
     assert "lora_te_text_model_encoder_layers_0_self_attn_q_proj" in layers
     for name in layers:
         assert keys[f"{name}.alpha"] == ([], "F16")
