@@ -1,0 +1,149 @@
+"""Regions in the standalone host: the plain picture where they must be it, and their own where they act."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lib_loraclr.core.deltas import Delta, LowRank
+from lib_loraclr.core.errors import Cancelled, InputError
+from lib_loraclr.hosts.ports import RegionalRequest, SampleRequest
+from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
+from lib_loraclr.jobs.generate import Painter
+from lib_loraclr.regional import parse_spec
+
+FULL = {"t": "box", "r": [0, 0, 1, 1]}
+LEFT, RIGHT = {"t": "box", "r": [0, 0, 0.5, 1]}, {"t": "box", "r": [0.5, 0, 1, 1]}
+
+
+@pytest.fixture(scope="module")
+def host(tiny_sd1: Path) -> StandaloneHost:
+    return load_checkpoint(tiny_sd1)
+
+
+def sample(host: StandaloneHost, prompt: str, regions: list[Any] | None = None, **fields: Any) -> Tensor:
+    request = {"steps": 2, "size": (64, 64), "cfg_scale": 3.0, "negative_prompt": "fog"}
+    request |= {name: fields.pop(name) for name in list(fields) if name in request}
+    deltas = fields.pop("deltas", ())
+    regional = None if regions is None else RegionalRequest(parse_spec({**fields, "regions": regions}), deltas)
+    return host.sample(SampleRequest([prompt], [7], regions=regional, **request))  # pyright: ignore[reportArgumentType]
+
+
+def hooks(host: StandaloneHost) -> int:
+    models = (host.unet, *host.text.encoders)
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for model in models for m in model.modules())
+
+
+def test_one_full_frame_region_is_the_plain_prompt(host: StandaloneHost, tiny_sdxl: Path) -> None:
+    long = "a red dog " * 40  # three chunks
+    for model, size in ((host, (64, 96)), (load_checkpoint(tiny_sdxl), (64, 64))):
+        for prompt, scale in (("a red dog", 3.0), (long, 1.0)):
+            regions = [{"shape": FULL, "prompt": prompt, "neg": "rain", "negmode": "replace"}]
+            plain = sample(model, prompt, negative_prompt="rain", size=size, cfg_scale=scale)
+            assert torch.equal(sample(model, "something else", regions, size=size, cfg_scale=scale), plain)
+            other = sample(model, "something else", negative_prompt="rain", size=size, cfg_scale=scale)
+            assert not torch.allclose(other, plain, atol=0.1)
+        assert hooks(model) == 0
+
+
+def test_layouts_that_are_off_are_no_layouts(host: StandaloneHost) -> None:
+    plain = sample(host, "a dog")
+    for regions in ([], [{"shape": FULL, "prompt": "a cat", "on": False}]):
+        assert torch.equal(sample(host, "a dog", regions), plain)
+    assert not torch.equal(sample(host, "a dog", [{"shape": FULL, "prompt": "a cat"}]), plain)
+    late = [{"shape": FULL, "prompt": "a cat", "steps": [0.5, 0.5]}]
+    assert torch.equal(sample(host, "a dog", late), plain)
+
+
+def test_a_region_reaches_its_half_first(host: StandaloneHost) -> None:
+    """One step, so that convolutions carry little across; the latents are 8 x 16."""
+    settings: dict[str, Any] = {"steps": 1, "size": (128, 64), "cfg_scale": 1.0}
+    regions = [{"shape": LEFT, "prompt": "a dog"}, {"shape": RIGHT, "prompt": "a cat"}]
+    one = sample(host, "x", regions, **settings)
+    two = sample(host, "x", [regions[0], {"shape": RIGHT, "prompt": "a blue car at night"}], **settings)
+    change = (one - two).abs().mean((0, 1, 2))
+    assert change[12:].mean() > 4 * change[:4].mean()
+
+
+def test_a_region_with_its_own_scale(host: StandaloneHost) -> None:
+    """The first step is linear in the guidance; without the picture's own guidance both branches run all the same."""
+    settings: dict[str, Any] = {"steps": 1, "base": {"in_regions": 1.0}}
+    low, high = (sample(host, "a dog", steps=1, cfg_scale=scale) for scale in (2.0, 6.0))
+    full = [{"shape": FULL, "prompt": "a dog", "cfg": 6.0}]
+    mixed = sample(host, "a dog", full, steps=1, cfg_scale=2.0)
+    assert torch.allclose(mixed, high, atol=1e-3 * float(high.abs().max()))
+    halves = sample(host, "a dog", [{"shape": LEFT, "prompt": "a dog", "cfg": 6.0}], steps=1, cfg_scale=2.0, feather=0)
+    assert torch.allclose(halves[..., 4:], low[..., 4:], atol=1e-3 * float(low.abs().max()))
+    assert torch.allclose(halves[..., :4], high[..., :4], atol=1e-3 * float(high.abs().max()))
+    unguided = sample(host, "a dog", full, steps=1, cfg_scale=1.0)
+    assert torch.allclose(unguided, high, atol=1e-3 * float(high.abs().max()))
+    assert torch.equal(sample(host, "a dog", full, **settings), sample(host, "a dog", steps=1))
+
+
+def test_a_lora_of_one_region(host: StandaloneHost) -> None:
+    """In text encoder and UNet; where the region is the whole picture it is the LoRA of the whole picture."""
+    generator = torch.Generator().manual_seed(3)
+    names = [name for name in host.layers() if name.endswith(("attn2.to_k", "attn2.to_v", "q_proj"))]
+    deltas: dict[str, Delta] = {}
+    for name in names:
+        out, width = host.layers()[name].weight.shape
+        deltas[name] = LowRank(
+            torch.randn(out, 2, generator=generator) * 0.3, torch.randn(2, width, generator=generator) * 0.3
+        )
+    region = [{"shape": FULL, "prompt": "a dog", "neg": "fog", "negmode": "replace"}]
+    from lib_loraclr.hosts.standalone import applied
+
+    with applied(host, [(deltas, 1.0)]):
+        whole = sample(host, "a dog", cfg_scale=1.0)
+    ours = sample(host, "x", region, deltas=[deltas], cfg_scale=1.0)
+    assert torch.allclose(ours, whole, atol=1e-4 * float(whole.abs().max()))
+    assert not torch.allclose(whole, sample(host, "a dog", cfg_scale=1.0), atol=1e-2)
+    assert hooks(host) == 0
+
+
+def test_no_hook_stays_after_a_cancel(host: StandaloneHost) -> None:
+    class Stop:
+        def phase(self, name: str, steps: int) -> None: ...
+        def message(self, text: str) -> None: ...
+        def step(self, text: str = "") -> None:
+            raise Cancelled
+
+    spec = parse_spec({"regions": [{"shape": LEFT, "prompt": "a dog"}], "iso": {"s": 1}})
+    request = SampleRequest(["x"], [1], 2, (64, 64), 3.0, regions=RegionalRequest(spec))
+    with pytest.raises(Cancelled):
+        host.sample(request, Stop())
+    assert hooks(host) == 0
+
+
+def test_a_tag_in_a_region_acts_everywhere_and_says_so(host: StandaloneHost, tmp_path: Path) -> None:
+    painter = Painter(host, lora_dir=tmp_path)
+    spec = parse_spec({"regions": [{"shape": LEFT, "prompt": "a dog <lora:nobody:1>"}]})
+    with host.ready(), pytest.raises(InputError, match="nobody"):
+        painter.paint("x", [1], steps=1, cfg=1.0, size=(64, 64), regions=spec)
+    assert [warning.code for warning in painter.warnings] == ["region-tag"]
+
+
+def test_generate_takes_a_layout_file(tiny_sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    from lib_loraclr.cli import main
+
+    layout = tmp_path / "layout.json"
+    spec = {"regions": [{"shape": LEFT, "prompt": "a dog"}, {"shape": RIGHT, "prompt": 'a "cat"'}]}
+    layout.write_text(json.dumps(spec))
+    given = ["generate", "--checkpoint", str(tiny_sd1), "--prompt", "a park", "--steps", "1", "--size", "64x64",
+             "--device", "cpu", "--regions", str(layout)]  # fmt: skip
+    assert main([*given, "--out", str(tmp_path / "a.png")]) == 0
+    with Image.open(tmp_path / "a.png") as picture:
+        written = picture.text["parameters"]  # pyright: ignore[reportAttributeAccessIssue]
+    assert parse_spec(json.loads(written.partition("Regional: ")[2])) == parse_spec(spec)
+    layout.write_text('{"regions": [{"shape": {"t": "box", "r": [0, 0, 0, 1]}}]}')
+    capsys.readouterr()
+    assert main([*given, "--out", str(tmp_path / "b.png")]) == 2
+    assert "no area" in capsys.readouterr().err
+    assert not (tmp_path / "b.png").exists()
