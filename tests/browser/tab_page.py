@@ -174,7 +174,7 @@ class TabPage:
         """Settings for a merge of seconds."""
         self.open_advanced()
         self.set_number("loraclr_capture_sampling_steps", steps)
-        self.set_number("loraclr_capture_prompts", 1)
+        self.set_number("loraclr_capture_prompts", 4)  # fewer rows than features would keep nothing
         self.set_number("loraclr_capture_neutral_prompts", 1)
         self.set_number("loraclr_contrastive_rounds", rounds)
 
