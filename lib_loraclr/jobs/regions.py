@@ -55,8 +55,10 @@ def picture_mask(data: bytes) -> Mask:
     if "A" in picture.getbands() or "transparency" in picture.info:
         alpha = picture.convert("RGBA").getchannel("A")
         if alpha.getextrema()[0] < 255:
-            return Mask(*picture.size, alpha.tobytes())
-    return Mask(*picture.size, picture.convert("RGB").convert("L").tobytes())
+            width, height = picture.size
+            return Mask(width, height, alpha.tobytes())
+    width, height = picture.size
+    return Mask(width, height, picture.convert("RGB").convert("L").tobytes())
 
 
 def weight_maps(raw: Any, width: Any, height: Any) -> dict[str, Any]:
