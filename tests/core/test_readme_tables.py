@@ -113,4 +113,4 @@ def test_readme_and_docs_are_what_the_results_say(tables):
     """The committed pages against the committed results."""
     assert tables.main(["--check"]) == 0
     pages = "".join(page.read_text(encoding="utf-8") for page in tables.PAGES)
-    assert {match[1] for match in tables.MARKED.findall(pages)} == set(tables.TABLES), "every table has its place"
+    assert set(tables.TABLES) <= {match[1] for match in tables.MARKED.findall(pages)}, "every table has its place"
