@@ -145,8 +145,20 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *body]) + "\n"
 
 
+def demo(result: Mapping[str, Any]) -> str:
+    """One line per way of the demo's grid: identity with its 95 % interval, and the share nearest to their own."""
+    lines = [
+        [name, f"{way['cosine']:.3f} ± {way['half_interval']:.3f}", f"{way['nearest']:.0%}"]
+        for name, way in result["ways"].items()
+    ]
+    pictures = result["pictures_per_concept"]
+    return _table(
+        [f"{len(result['concepts'])} characters, {pictures} pictures each", "identity", "own is nearest"], lines
+    )
+
+
 TABLES: dict[str, Callable[[Any], str]] = {
-    "merge_speed": merge_speed, "fidelity": fidelity, "fidelity_columns": fidelity_columns,
+    "demo": demo, "merge_speed": merge_speed, "fidelity": fidelity, "fidelity_columns": fidelity_columns,
     "fidelity_variants": fidelity_variants, "combinations": combinations, "ablation": ablation, "stick": stick,
 }  # fmt: skip
 FILES = {"fidelity_columns": "fidelity", "fidelity_variants": "fidelity", "stick": "fidelity_details"}

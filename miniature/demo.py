@@ -199,7 +199,7 @@ def figures(demo: Demo, rows: Sequence[Sequence[Cell]], outcome: MergeOutcome) -
             }
             for concept, row in zip(demo.concepts, rows, strict=True)
         ],
-        "merge": outcome.as_json(),
+        "merge": {key: value for key, value in outcome.as_json().items() if key not in ("out", "report")},
     }
 
 
@@ -237,6 +237,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=4, metavar="N", help="pictures per concept and way (default 4)")
     parser.add_argument("--concepts", type=int, default=8, metavar="N", help="how many characters to merge (default 8)")
     parser.add_argument("--out", type=Path, default=ROOT / "outputs", metavar="DIR", help="default: outputs/")
+    parser.add_argument(
+        "--record", action="store_true", help="also keep grid and figures for the README (docs/, benchmarks/)"
+    )
     parser.add_argument("--miniature", type=Path, default=HERE, metavar="DIR", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
     if not (given.miniature / "concepts.json").exists():
@@ -263,9 +266,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     demo.progress.close()
-    demo.grid(rows, given.out / "demo.png")
     text = json.dumps(figures(demo, rows, outcome), indent=1) + "\n"
-    (given.out / "demo.json").write_text(text, encoding="utf-8")
+    kept = [(ROOT / "docs" / "demo.png", ROOT / "benchmarks" / "results" / "demo.json")] if given.record else []
+    for picture, numbers in [(given.out / "demo.png", given.out / "demo.json"), *kept]:
+        demo.grid(rows, picture)
+        numbers.parent.mkdir(parents=True, exist_ok=True)
+        numbers.write_text(text, encoding="utf-8")
     print(tell(demo, rows, outcome, time.monotonic() - start))
     return 0
 
