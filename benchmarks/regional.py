@@ -107,6 +107,7 @@ def count_flops() -> list[dict[str, Any]]:
                     {"family": family, "layout": name, "case": case, "extra_percent": 100 * (found / plain - 1),
                      "plain_gflops": plain / 1e9}
                 )  # fmt: skip
+                print(f"{family}, {name}, {case}: {rows[-1]['extra_percent']:+.2f} %", file=sys.stderr, flush=True)
     return rows
 
 

