@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fastapi
 import pytest
 import torch
+from fastapi.testclient import TestClient
 
-fastapi = pytest.importorskip("fastapi")
 
-from fastapi.testclient import TestClient  # noqa: E402
-
-from lib_loraclr.api.routes import PREFIX, add_routes  # noqa: E402
-from lib_loraclr.hosts.standalone.application import StandaloneApplication  # noqa: E402
+from lib_loraclr.api.routes import PREFIX, add_routes
+from lib_loraclr.hosts.standalone.application import StandaloneApplication
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
 from tiny_loras import lora_tensors, write_lora_file  # noqa: E402
