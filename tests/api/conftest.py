@@ -14,12 +14,11 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-
 from lib_loraclr.api.routes import PREFIX, add_routes
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
-from tiny_loras import lora_tensors, write_lora_file  # noqa: E402
+from tiny_loras import lora_tensors, write_lora_file
 
 
 @pytest.fixture(scope="session")
