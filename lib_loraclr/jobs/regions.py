@@ -54,7 +54,7 @@ def picture_mask(data: bytes) -> Mask:
         raise InputError("bad-mask", "The mask is not a PNG picture.") from None
     if "A" in picture.getbands() or "transparency" in picture.info:
         alpha = picture.convert("RGBA").getchannel("A")
-        if alpha.getextrema()[0] < 255:
+        if min(alpha.tobytes()) < 255:
             width, height = picture.size
             return Mask(width, height, alpha.tobytes())
     width, height = picture.size

@@ -63,11 +63,11 @@ def test_checkpoint_has_the_ldm_layout() -> None:
     keys = header(ROOT / INFO["checkpoint"])
     assert keys["model.diffusion_model.input_blocks.0.0.weight"][0] == [64, 4, 3, 3]
     assert keys["model.diffusion_model.input_blocks.1.1.proj_in.weight"][0] == [64, 64, 1, 1]
-    assert keys["model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"][0] == [128, 64]
+    assert keys["model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"][0] == [128, 96]
     assert keys["first_stage_model.quant_conv.weight"][0] == [8, 8, 1, 1]
     assert keys["first_stage_model.encoder.mid.attn_1.q.weight"][0][2:] == [1, 1]
     text = "cond_stage_model.transformer.text_model."
-    assert keys[f"{text}embeddings.token_embedding.weight"] == ([49408, 64], "F16")
+    assert keys[f"{text}embeddings.token_embedding.weight"] == ([49408, 96], "F16")
     assert keys["alphas_cumprod"] == ([1000], "F32")
     prefixes = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
     assert sum(not k.startswith(prefixes) for k in keys) == 8

@@ -148,8 +148,10 @@ def read(folder: Path) -> list[Rating]:
 
 def _rating(row: Mapping[str, Any]) -> Rating | None:
     try:
-        texts = [str(row[name]).removeprefix("'") for name in ("rater", "way", "concept", "picture")]
-        rating = Rating(*texts, int(row["identity"]), int(row["quality"]))
+        rater, way, concept, picture = (
+            str(row[name]).removeprefix("'") for name in ("rater", "way", "concept", "picture")
+        )
+        rating = Rating(rater, way, concept, picture, int(row["identity"]), int(row["quality"]))
     except (KeyError, TypeError, ValueError):
         return None
     return rating if LOW <= rating.identity <= HIGH and LOW <= rating.quality <= HIGH else None
