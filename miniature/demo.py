@@ -172,7 +172,7 @@ class Demo:
             draw.text((left + step_x * (column + 1) + side / 2, y), text, INK, small, anchor="ma")
         note = "Number: identity cosine to the concept's reference pictures, 1 is the same person, 0 a stranger."
         draw.text((12, y + 22), note, MUTE, small)
-        sheet.save(path, optimize=True)
+        sheet.quantize(256).save(path, optimize=True)
 
 
 def means(rows: Sequence[Sequence[Cell]]) -> list[dict[str, float]]:
