@@ -18,10 +18,10 @@ ARROWS = {
     "formats": {"core"},
     "capture": {"core", "formats", "hosts.ports"},
     "jobs": {"core", "regional", "formats", "capture", "hosts.ports"},
-    "hosts": {"core", "regional", "formats", "capture", "jobs"},
-    "ui": {"core", "regional", "formats", "capture", "jobs", "hosts"},
+    "hosts": {"core", "regional", "formats", "capture", "jobs", "ui.regional"},  # a WebUI's script holds the panel
+    "ui": {"core", "regional", "formats", "capture", "jobs", "hosts.application", "hosts.ports"},
     "api": {"core", "regional", "formats", "capture", "jobs", "hosts"},
-    "cli": {"core", "regional", "formats", "capture", "jobs", "hosts"},
+    "cli": {"core", "regional", "formats", "capture", "jobs", "hosts", "ui.page"},  # `tab` opens the page
 }
 HOST_MODULES = {"modules", "modules_forge", "backend", "networks", "ldm_patched", "diffusers", "transformers"}
 THIRD_PARTY = {
