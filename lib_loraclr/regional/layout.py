@@ -80,7 +80,7 @@ class Layout:
             return self._combined(torch.stack([hard_box(region.shape, height, width) for region in self.regions]))
         fine = self._fine_shares()
         shares = torch.stack([average(one, height, width) for one in fine])
-        return _grown(shares, fine, height, width) if self.spec.raster == "grow" else shares
+        return snap(_grown(shares, fine, height, width) if self.spec.raster == "grow" else shares)
 
     def _fine_shares(self) -> Tensor:
         if self._fine is None:
@@ -110,7 +110,7 @@ class Layout:
         for index in sorted(range(len(self.regions)), key=lambda k: (self.regions[k].z, k), reverse=True):
             shares[index] = drawn[index] * free
             free = free * (1 - drawn[index])
-        return shares
+        return snap(shares)
 
 
 def base_weight(weights: Tensor) -> Tensor:
