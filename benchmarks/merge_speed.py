@@ -31,6 +31,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.lbfgs import lbfgs
 from lib_loraclr.core.deltas import LayerShape, LowRank
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.methods import complete_options, get_method
@@ -122,21 +123,7 @@ def adamw_50(rows: Tensor, targets: Tensor) -> Tensor:
 
 def lbfgs_50(rows: Tensor, targets: Tensor) -> Tensor:
     """Gradient fusion as published: L-BFGS, 50 iterations, strong Wolfe, on the mean squared error of all rows."""
-    inputs, wanted = rows.flatten(0, 1), targets.flatten(0, 1)
-    update = torch.zeros(targets.shape[-1], rows.shape[-1], requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [update], lr=1, max_iter=50, history_size=25, tolerance_grad=1e-16, tolerance_change=1e-16,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = torch.nn.functional.mse_loss(inputs @ update.T, wanted)
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    return update.detach()
+    return lbfgs(rows.flatten(0, 1), targets.flatten(0, 1), 50)
 
 
 def timed(solve: Callable[[], T]) -> tuple[T, float]:

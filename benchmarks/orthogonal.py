@@ -22,12 +22,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from miniature import lora
-from miniature.concepts import Concept, all_concepts, training_set
-from miniature.model import SCALE, alphas_cumprod
-from miniature.sampling import Pipeline, tokenize
-from miniature.train_loras import Recipe
-from miniature.train_unet import loss_weight, stratified_times
-from miniature.train_vae import to_input
+from miniature.concepts import Concept, all_concepts
+from miniature.sampling import Pipeline
+from miniature.train_loras import Recipe, train_lora
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW_NORM = 3**-0.5  # that of the usual random initialisation, so that the same learning rate suits both
@@ -52,57 +49,15 @@ def frozen_down(layer: str, concept: str, rank: int, size: int) -> Tensor:
 
 
 def train(pipeline: Pipeline, concept: Concept, path: Path, recipe: Recipe, seed: int = 0) -> None:
-    """Train one concept's up matrices and write its kohya file; same data, loss, rank and steps as the other LoRAs."""
-    recipe = recipe.for_kind(concept.kind)
-    pictures, texts = training_set(concept)
-    with torch.no_grad():
-        parts = [to_input(pictures[k : k + 16], pipeline.device) for k in range(0, len(pictures), 16)]
-        latents = torch.cat([pipeline.vae.encode(part).latent_dist.mean for part in parts]) * SCALE
-        ids = tokenize(pipeline.tokenizer, texts).to(pipeline.device)
-    layers = lora.inject(pipeline.unet, pipeline.text, recipe.rank, recipe.alpha, seed)
-    try:
+    """Train one concept's up matrices and write its kohya file; everything else as the other LoRAs are trained."""
+
+    def freeze(layers: dict[str, lora.LoraLinear]) -> None:
         for name, layer in layers.items():
             rank, size = layer.down.shape
             layer.down.data.copy_(frozen_down(name, concept.name, rank, size))
             layer.down.requires_grad_(False)
-        _fit(pipeline, layers, latents, ids, recipe, seed)
-        meta = lora.metadata(
-            concept.name, concept.trigger, concept.class_word, recipe.rank, recipe.alpha, recipe.steps, recipe.batch,
-            len(pictures), (recipe.unet_rate, recipe.text_rate), {},
-        )  # fmt: skip
-        lora.write_kohya(path, lora.state_dict(layers, torch.float32), meta)
-    finally:
-        lora.eject(pipeline.unet, pipeline.text)
 
-
-def _fit(
-    pipeline: Pipeline, layers: dict[str, lora.LoraLinear], latents: Tensor, ids: Tensor, recipe: Recipe, seed: int
-) -> None:
-    rates = (("lora_unet", recipe.unet_rate), ("lora_te", recipe.text_rate))
-    groups = [
-        {"params": [layer.up for name, layer in layers.items() if name.startswith(prefix)], "lr": rate}
-        for prefix, rate in rates
-    ]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [rate for _, rate in rates], recipe.steps, pct_start=min(0.5, 20 / recipe.steps), div_factor=20,
-        cycle_momentum=False,
-    )  # fmt: skip
-    alphas = alphas_cumprod().float().to(pipeline.device)
-    weights, g = loss_weight(alphas), torch.Generator().manual_seed(seed)
-    for _ in range(recipe.steps):
-        rows = torch.randint(0, len(latents), (recipe.batch,), generator=g)
-        context = pipeline.text(ids[rows]).last_hidden_state
-        t = stratified_times(recipe.batch, g)
-        clean = latents[rows]
-        noise = torch.randn(clean.shape, generator=g).to(clean.device)
-        a = alphas[t].view(-1, 1, 1, 1)
-        predicted = pipeline.unet(a.sqrt() * clean + (1 - a).sqrt() * noise, t.to(clean.device), context).sample
-        loss = ((predicted - noise).square().mean((1, 2, 3)) * weights[t]).mean()
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
-        schedule.step()
+    train_lora(pipeline, concept, path, recipe, seed, freeze, torch.float32)
 
 
 class Trainer:

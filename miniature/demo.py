@@ -199,7 +199,7 @@ def figures(demo: Demo, rows: Sequence[Sequence[Cell]], outcome: MergeOutcome) -
             }
             for concept, row in zip(demo.concepts, rows, strict=True)
         ],
-        "merge": {key: value for key, value in outcome.as_json().items() if key not in ("out", "report")},
+        "merge": {key: value for key, value in outcome.as_json().items() if key != "out"},
     }
 
 

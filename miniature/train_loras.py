@@ -8,6 +8,7 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,13 +65,48 @@ def _encode(pipeline: Pipeline, pictures: np.ndarray, texts: list[str]) -> tuple
     return torch.cat(parts) * SCALE, tokenize(pipeline.tokenizer, texts).to(pipeline.device)
 
 
-def train_lora(pipeline: Pipeline, concept: Concept, path: Path, recipe: Recipe, seed: int = 0) -> float:
-    """Train one concept and write its kohya file; returns the mean loss of the last tenth."""
+def train_lora(
+    pipeline: Pipeline, concept: Concept, path: Path, recipe: Recipe, seed: int = 0,
+    prepare: Callable[[dict[str, lora.LoraLinear]], None] | None = None, dtype: torch.dtype = torch.float16,
+) -> float:  # fmt: skip
+    """Train one concept and write its kohya file; returns the mean loss of the last tenth.
+
+    `prepare` gets the fresh layers: it may set and freeze factors. The model is as before afterwards, also on errors.
+    """
     pictures, texts = training_set(concept)
     recipe = recipe.for_kind(concept.kind)
     latents, ids = _encode(pipeline, pictures, texts)
     class_latents, class_ids = _encode(pipeline, *class_pictures(concept, 48 if recipe.keep else 1))
     layers = lora.inject(pipeline.unet, pipeline.text, recipe.rank, recipe.alpha, seed)
+    try:
+        if prepare is not None:
+            prepare(layers)
+        loss = _fit(pipeline, layers, recipe, seed, (latents, ids), (class_latents, class_ids))
+        meta = lora.metadata(
+            concept.name,
+            concept.trigger,
+            concept.class_word,
+            recipe.rank,
+            recipe.alpha,
+            recipe.steps,
+            recipe.batch,
+            len(pictures),
+            (recipe.unet_rate, recipe.text_rate),
+            dict(Counter(texts)),
+            len(class_latents) if recipe.keep else 0,
+        )
+        lora.write_kohya(path, lora.state_dict(layers, dtype), meta)
+    finally:
+        lora.eject(pipeline.unet, pipeline.text)
+    return loss
+
+
+def _fit(
+    pipeline: Pipeline, layers: dict[str, lora.LoraLinear], recipe: Recipe, seed: int,
+    concept_set: tuple[Tensor, Tensor], class_set: tuple[Tensor, Tensor],
+) -> float:  # fmt: skip
+    """Train on (latents, ids) of the concept and of its class, mixed in every batch."""
+    (latents, ids), (class_latents, class_ids) = concept_set, class_set
     groups = [
         {
             "params": [p for n, m in layers.items() if n.startswith(prefix) for p in (m.up, m.down)],
@@ -101,22 +137,6 @@ def train_lora(pipeline: Pipeline, concept: Concept, path: Path, recipe: Recipe,
         optimiser.step()
         optimiser.zero_grad()
         tail.append(loss.item())
-    tags = dict(Counter(texts))
-    meta = lora.metadata(
-        concept.name,
-        concept.trigger,
-        concept.class_word,
-        recipe.rank,
-        recipe.alpha,
-        recipe.steps,
-        recipe.batch,
-        len(pictures),
-        (recipe.unet_rate, recipe.text_rate),
-        tags,
-        len(class_latents) if recipe.keep else 0,
-    )
-    lora.write_kohya(path, lora.state_dict(layers), meta)
-    lora.eject(pipeline.unet, pipeline.text)
     return float(np.mean(tail[-recipe.steps // 10 :]))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.published import SEED, STEPS, Loraclr, by_lbfgs, half, lbfgs, merge_published, stage_of
+from benchmarks.lbfgs import lbfgs
+from benchmarks.published import SEED, STEPS, Loraclr, by_lbfgs, half, merge_published, stage_of
 from benchmarks.world import World
 from lib_loraclr.capture.hooks import inject
 from lib_loraclr.hosts.ports import SampleRequest

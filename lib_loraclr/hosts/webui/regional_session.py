@@ -78,6 +78,8 @@ class RegionalSession:
         p.extra_generation_params[KEY] = dump_spec(written)
         if self._tags:
             self._note(p, "LoRA tags in region prompts act on the whole picture.")
+        if any(region.loras for region in self.spec.regions if region.on):
+            self._note(p, "LoRAs of single regions do not act in the WebUI; write their tags into the prompt.")
 
     def before_batch(self, p: Any, prompts: list[str]) -> None:
         """Before the host reads `<lora:…>` tags: those of the regions join the first prompt's, and only there.
