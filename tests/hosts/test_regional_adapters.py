@@ -269,6 +269,16 @@ def test_lora_tags_of_regions_act_on_the_whole_picture_once(a1111: A1111) -> Non
     assert [region.prompt for region in session.spec.regions] == ["a cat", "a dog"]
 
 
+def test_a_lora_of_one_region_is_left_out_and_that_is_said(a1111: A1111) -> None:
+    spec = halves()
+    spec["regions"][0]["loras"] = [{"name": "ink", "te": 1, "unet": 1}]
+    for shown, on in ((True, True), (False, False)):
+        spec["regions"][0]["on"] = on
+        p, read = Processing(["two"], ["bad"]), parse_spec(spec)
+        a1111.session_type(read, a1111.adapter, {}).begin(p, read)
+        assert ("LoRAs of single regions" in p.extra_generation_params.get("Regional notes", "")) == shown
+
+
 def test_text_mode_takes_the_regions_out_of_every_prompt(a1111: A1111) -> None:
     spec = halves(mode="text", sep="BREAK")
     p = Processing(["scene ADDBASE cat BREAK dog", "scene ADDBASE cow"], ["bad", "bad"])
