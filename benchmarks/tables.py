@@ -106,6 +106,12 @@ def ablation(rows: Rows) -> str:
     return _measures("changed", lines)
 
 
+def parts(rows: Rows) -> str:
+    """One line per part of the layers that is the merge's, the rest being each single LoRA's."""
+    head = ["from the merge", "identity", "worst identity"]
+    return _table(head, ([r["part"], *(f"{r[m]:.3f}" for m in (MEASURES[2][0], MEASURES[4][0]))] for r in rows))
+
+
 def stick(details: Mapping[str, Any]) -> str:
     """The embedder's own errors."""
     return _table(
@@ -160,9 +166,10 @@ def demo(result: Mapping[str, Any]) -> str:
 TABLES: dict[str, Callable[[Any], str]] = {
     "demo": demo, "merge_speed": merge_speed, "fidelity": fidelity, "fidelity_columns": fidelity_columns,
     "fidelity_variants": fidelity_variants, "combinations": combinations, "ablation": ablation, "stick": stick,
+    "parts": parts,
 }  # fmt: skip
 FILES = {"fidelity_columns": "fidelity", "fidelity_variants": "fidelity", "stick": "fidelity_details"}
-PAGES = (ROOT / "README.md", ROOT / "docs" / "evaluation.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "evaluation.md", ROOT / "docs" / "method.md")
 
 
 def render(text: str, results: Path) -> str:

@@ -64,6 +64,8 @@ def train_text(work: Path, minutes: float, batch: int = 64, seed: int = 0) -> No
     tokens = token_table(work)
     torch.manual_seed(seed)  # initial weights only
     text = build_text()
+    used = torch.zeros(TEXT["vocab_size"], 1).index_fill_(0, tokens.unique().long(), 1.0)
+    text.get_input_embeddings().weight.register_hook(lambda gradient: gradient * used)  # other words stay as drawn
     width = TEXT["hidden_size"]
     heads = nn.ModuleList(nn.Linear(width, width) for _ in (*BACK, "caption"))
     optimiser = torch.optim.AdamW([*text.parameters(), *heads.parameters()], lr=1e-3, weight_decay=0.0)

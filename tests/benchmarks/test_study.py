@@ -16,6 +16,7 @@ from benchmarks import figures
 from benchmarks.ablation import VALUES, ablation, default_of, way_of
 from benchmarks.fidelity import combinations, fidelity
 from benchmarks.gathering import INPUTS
+from benchmarks.parts import PARTS, hybrid, parts
 from benchmarks.study import SINGLE, Scale, Study, Unit, draw_concepts, planned
 from benchmarks.ways import Maker, Way, is_default, study_ways
 from benchmarks.world import World
@@ -223,3 +224,25 @@ def test_the_ablation_changes_one_thing(toy: World, tmp_path: Path) -> None:
     assert "margin" in (out / "ablation.html").read_text()
     assert (out / "ablation-margin.png").is_file()
     assert callable(ablation)
+
+
+def test_a_hybrid_takes_a_part_from_the_merge_and_leaves_the_rest() -> None:
+    own = {"unet.a.attn2.to_k": 1, "unet.a.attn2.to_v": 2}
+    merged = {"unet.a.attn2.to_k": 10, "unet.a.attn2.to_v": 20, "text_encoder.b.q_proj": 30}
+    assert hybrid(own, merged, PARTS["none"]) == own
+    assert hybrid(own, merged, PARTS["all"]) == merged
+    assert hybrid(own, merged, PARTS["keys"]) == {**own, "unet.a.attn2.to_k": 10}
+    assert hybrid(own, merged, PARTS["text encoder"]) == {**own, "text_encoder.b.q_proj": 30}
+
+
+def test_parts_begin_at_the_single_loras_and_end_at_the_merge(toy: World, tmp_path: Path) -> None:
+    study, way = study_in(toy, tmp_path), Way("sum")
+    with toy.host.ready():
+        rows = parts(study, [way], 2, tmp_path)
+        names = draw_concepts(toy, 2, 0)
+        single = [study.measure(Unit(SINGLE, (name,), 1, 0))["scores"][0]["identity"] for name in names]
+        merged = study.measure(Unit(way, names, 2, 0))["scores"]
+    assert [rows[0]["part"], rows[-1]["part"]] == ["none", "all"]
+    assert rows[0]["identity_cosine"] == pytest.approx(np.mean(single), abs=2e-4)
+    assert rows[-1]["identity_cosine"] == pytest.approx(np.mean([s["identity"] for s in merged]), abs=2e-4)
+    assert len({row["identity_cosine"] for row in rows}) > 1

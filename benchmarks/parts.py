@@ -1,0 +1,93 @@
+"""Which part of a merge loses what: single LoRAs with one part of their layers replaced by the merged counterpart.
+
+    python benchmarks/parts.py [--counts 8] [--pictures 16] [--methods contrastive gradient-fusion]
+
+A concept's pictures are painted with its own LoRA, in which only the keys (values, text encoder, ...) are those of the
+merged file. Writes benchmarks/results/parts.json: rows `{method, options, n, part, identity_cosine,
+worst_identity_cosine}`; part "none" is the single LoRA, "all" the merge.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.fidelity import ROOT, chosen_ways, open_study, parser_of, write_json
+from benchmarks.study import Study, Unit, draw_concepts
+from benchmarks.ways import Way
+from lib_loraclr.core.deltas import Delta
+from lib_loraclr.jobs.evaluation.painting import paint, sampling_steps
+from lib_loraclr.jobs.evaluation.scores import rounded, score
+from lib_loraclr.jobs.options import DEFAULT_METHOD
+
+PARTS = {
+    "none": r"(?!)",
+    "text encoder": r"^text_encoder",
+    "queries": r"^unet.*attn\d\.to_q$",
+    "keys": r"^unet.*attn\d\.to_k$",
+    "values": r"^unet.*attn\d\.to_v$",
+    "output projections": r"^unet.*attn\d\.to_out",
+    "all": r"",
+}
+COUNT, PICTURES = 8, 16
+
+
+def hybrid(own: Mapping[str, Delta], merged: Mapping[str, Delta], pattern: str) -> dict[str, Delta]:
+    """A concept's own update with the layers that the pattern names taken from the merge."""
+    kept = {name: delta for name, delta in own.items() if not re.search(pattern, name)}
+    return {**kept, **{name: delta for name, delta in merged.items() if re.search(pattern, name)}}
+
+
+def measure(study: Study, unit: Unit, merged: Mapping[str, Delta], pattern: str) -> list[float]:
+    """Mean identity cosine of every concept, on the prompts and seeds of the study."""
+    world, brush, found = study.world, study.world.set.brush, list[float]()
+    steps = sampling_steps(world.host, brush, study.scale.pictures)
+    study.progress.phase(f"Painting {unit.way.label}", len(unit.names) * steps)
+    for concept in world.concepts(unit.names):
+        texts, update = study.prompts(concept.name, unit), hybrid(concept.deltas, merged, pattern)
+        pictures = paint(world.host, update, texts, study.seeds(concept.name), brush, study.progress)
+        painted = score(concept.name, pictures, texts, world.references[concept.name], world.meters, [])
+        found.append(statistics.fmean(painted.identity))
+    return found
+
+
+def parts(study: Study, ways: Sequence[Way], count: int, out: Path) -> list[dict[str, Any]]:
+    """Rows of every way and part, written after each."""
+    names, rows = draw_concepts(study.world, count, 0), list[dict[str, Any]]()
+    touched = {name for concept in study.world.concepts(names) for name in concept.deltas}
+    for way in ways:
+        unit = Unit(way, names, count, 0)
+        merged = study.maker.update(way, names, study.key(unit))
+        for part, pattern in PARTS.items():
+            if part not in ("none", "all") and not any(re.search(pattern, name) for name in touched):
+                continue
+            cosines = measure(study, unit, merged, pattern)
+            mean, worst = rounded(statistics.fmean(cosines)), rounded(min(cosines))
+            row = {"method": way.method, "options": way.shown, "n": count, "part": part}
+            rows.append({**row, "identity_cosine": mean, "worst_identity_cosine": worst})
+            write_json(out / "parts.json", rows)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = parser_of(__doc__)
+    parser.set_defaults(counts=[COUNT], pictures=PICTURES, methods=[DEFAULT_METHOD])
+    given = parser.parse_args(arguments)
+    study = open_study(given)
+    ways = [way for way in chosen_ways(given, study.scale) if way.main]
+    with study.world.host.ready():
+        rows = parts(study, ways, given.counts[0], given.out or ROOT / "benchmarks" / "results")
+    study.progress.close()
+    for row in rows:
+        print(f"{row['part']:<20} {row['identity_cosine']:.3f}  worst {row['worst_identity_cosine']:.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
