@@ -42,10 +42,14 @@ PREVIEW = [
 ]
 
 
-def loss_weight(alphas: Tensor, gamma: float = 5.0) -> Tensor:
-    """Min-SNR weight for epsilon prediction (Hang et al. 2023), (steps,)."""
+def loss_weight(alphas: Tensor, gamma: float = 5.0, floor: float = 0.5) -> Tensor:
+    """Weight of the noise-prediction loss, (steps,): min(SNR, gamma) + floor in units of the predicted picture's error.
+
+    The first term is Min-SNR (Hang et al. 2023). Alone it all but ignores the noisiest steps, where the caption decides
+    what the picture becomes; a model trained so draws what the noise suggests. The floor is what a loss on v has there.
+    """
     snr = alphas / (1 - alphas)
-    return snr.clamp(max=gamma) / snr
+    return (snr.clamp(max=gamma) + floor) / snr
 
 
 def stratified_times(batch: int, generator: torch.Generator) -> Tensor:
@@ -140,6 +144,9 @@ def _worker(rank: int, workers: int, shared: Shared, work: Path, minutes: float,
         p.grad = g
     mine = [i for i, owner in enumerate(owners(parameters, workers)) if owner == rank]
     plain = [shared.unet.conv_in.weight, shared.unet.conv_out.weight]
+    # Orthogonalised updates are as large for these as for any matrix, whatever their gradient: the logits of attention
+    # grow until every head looks at one token (the first, as a rule) and the text is never heard again.
+    plain += [p for name, p in shared.unet.named_parameters() if name.endswith(("to_q.weight", "to_k.weight"))]
     optimiser = Muon([parameters[i] for i in mine], lr=0.02, adam_lr=2e-3, adam_only=plain)
     feed = Feed(work, batch // workers, 1000 * step + rank, device)
     own_average, own = [shared.averages[i] for i in mine], [parameters[i].detach() for i in mine]
