@@ -31,6 +31,7 @@ class A1111Host(WebuiHost):
         self._encoders = [text.encoder for text in texts]
         self._called, self._tokenizer = [text.called for text in texts], texts[0].tokenizer
         self._layers = unet_layers(model.model.diffusion_model)
+        self._attentions = [model.model.diffusion_model, *self._encoders]
         self._separated = {n: open_clip_layers(n, text.encoder) for n, text in enumerate(texts) if text.open_clip}
         for number, text in enumerate(texts):
             self._layers |= self._separated[number] if text.open_clip else text_layers(number, text.encoder)

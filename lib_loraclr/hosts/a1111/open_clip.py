@@ -24,6 +24,7 @@ class FusedPart(nn.Module):
         self._attention = [attention]  # in a list: it stays a part of the model, not of this module
         self._number = number
         self.in_features = self.out_features = int(attention.embed_dim)
+        self.num_heads = int(attention.num_heads)
 
     @property
     def weight(self) -> Tensor:
