@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
-from lib_loraclr.capture import CaptureConcept, StatisticsCache, capture, combine
+from lib_loraclr.capture import CaptureConcept, PassLimits, StatisticsCache, capture, combine
 from lib_loraclr.core.deltas import LayerShape
 from lib_loraclr.core.merge import MergedLayer, merge_layers
 from lib_loraclr.core.problem import LayerProblem, Statistics
@@ -18,10 +19,14 @@ from lib_loraclr.jobs.settings import Plan
 
 @dataclass(frozen=True)
 class Gathered:
-    """`teacher`: with the single LoRAs running; `all`: with every refinement round added. Layer name -> statistics."""
+    """`teacher`: with the single LoRAs running; `all`: with every refinement round added. Layer name -> statistics.
+
+    `limits` is what the memory left of a pass.
+    """
 
     teacher: Mapping[str, Statistics]
     all: Mapping[str, Statistics]
+    limits: PassLimits = field(default_factory=PassLimits)
 
 
 def gather(
@@ -40,8 +45,10 @@ def gather(
     margin or rank finds all rounds in the cache. Targets stay the LoRAs' own responses (dataset aggregation).
     """
     chosen = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas, c.choice.prompts) for c in concepts]
+    limits = PassLimits()
+    watched = partial(capture, host, chosen, plan.capture, progress=progress, cache=cache, limits=limits)
     with watch("capture"):
-        teacher = capture(host, chosen, plan.capture, progress=progress, cache=cache)
+        teacher = watched()
     everything = teacher
     for number in range(1, plan.rounds + 1):
         with watch("solve"):
@@ -51,9 +58,8 @@ def gather(
             merged = solve(problems, method, options, plan=plan, progress=progress, label=label, measure=False)
             student = {name: layer.delta for name, layer in merged.items()}
         with watch("capture"):
-            found = capture(host, chosen, plan.capture, student=student, round=number, progress=progress, cache=cache)
-            everything = combine(everything, found)
-    return Gathered(teacher, everything)
+            everything = combine(everything, watched(student=student, round=number))
+    return Gathered(teacher, everything, limits)
 
 
 def problems_of(
