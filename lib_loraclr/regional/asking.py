@@ -58,7 +58,8 @@ def divisible(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any])
     Not where another extension has put its own `forward` or hooks on it, which may count rows, and not where a mask or
     a separate value came with the call. One hook of each kind is the regional runtime's own.
     """
-    alone = "forward" not in vars(module) and len(module._forward_hooks) == len(module._forward_pre_hooks) == 1
+    own = vars(module)
+    alone = "forward" not in own and len(own["_forward_hooks"]) == len(own["_forward_pre_hooks"]) == 1
     extra = named.get("value") is not None or any(named.get(name) is not None for name in MASK_NAMES)
     return alone and not extra and len(inputs) <= 2 and context_of(inputs, named) is not None
 
