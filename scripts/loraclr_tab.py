@@ -7,20 +7,29 @@ import lib_loraclr  # noqa: F401
 
 
 def ui_tabs():
+    from lib_loraclr.core.errors import InputError
     from lib_loraclr.hosts.detect import webui_application
-    from lib_loraclr.ui.tab import build_tab
+    from lib_loraclr.ui.tab import build_notice, build_tab
 
-    return [(build_tab(webui_application()), "LoRACLR", "loraclr_tab")]
+    try:
+        blocks = build_tab(webui_application())
+    except InputError as error:  # a WebUI of another family: the tab says so, and everything else works
+        blocks = build_notice(error.message)
+    return [(blocks, "LoRACLR", "loraclr_tab")]
 
 
 def app_started(_demo, app):
+    import contextlib
+
+    from lib_loraclr.core.errors import InputError
     from lib_loraclr.hosts.webui.application import api_credentials, api_wanted
 
     if api_wanted():
         from lib_loraclr.api.routes import add_routes
         from lib_loraclr.hosts.detect import webui_application
 
-        add_routes(app, webui_application(), api_credentials())
+        with contextlib.suppress(InputError):  # of a WebUI of another family; the tab says it
+            add_routes(app, webui_application(), api_credentials())
 
 
 def ui_settings():
