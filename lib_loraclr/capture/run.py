@@ -44,12 +44,14 @@ def capture(
     *,
     student: Mapping[str, Delta] | None = None,
     round: int = 0,  # noqa: A002
+    also: Sequence[str] = (),
     progress: Progress | None = None,
     cache: StatisticsCache | None = None,
     limits: PassLimits | None = None,
 ) -> dict[str, Statistics]:
     """Statistics of every layer that a LoRA of `concepts` touches; call it inside `host.ready()`.
 
+    `also` names layers that are watched although no LoRA touches them, where the model has and the preset runs them.
     Without `student` each concept's own LoRA runs (teacher inputs); with it the merged update runs for every prompt.
     `round` gives fresh seeds and prompts. One run's moments are in memory at a time, whatever the number of concepts:
     finished ones go to `cache` (or to a temporary folder that lives as long as the statistics) and are read when asked
@@ -59,7 +61,7 @@ def capture(
     Raises InputError for a layer that the model lacks, and whatever `progress` raises to cancel; hooks are then gone.
     """
     cache = cache or StatisticsCache.temporary()
-    leaders = _watched_layers(host, concepts, student, settings, progress)
+    leaders = _watched_layers(host, concepts, student, also, settings, progress)
     plan = _Plan(host, settings, cache, sorted(set(leaders.values())), limits or PassLimits())
     teacher = student is None
     groups: dict[str, list[list[Run]]] = {
@@ -217,14 +219,15 @@ class _Plan:
 
 def _watched_layers(
     host: DiffusionHost, concepts: Sequence[CaptureConcept], student: Mapping[str, Delta] | None,
-    settings: CaptureSettings, progress: Progress | None,
+    also: Sequence[str], settings: CaptureSettings, progress: Progress | None,
 ) -> dict[str, str]:  # fmt: skip
-    """Layer -> leader, for the layers that are touched, run, and are not too wide."""
+    """Layer -> leader, for the layers that are touched (or in `also`), run, and are not too wide."""
     modules, leaders = host.layers(), shared_inputs(host, settings)
     touched = sorted({name for deltas in (*(c.deltas for c in concepts), student or {}) for name in deltas})
     unknown = [name for name in touched if name not in modules]
     if unknown:
         raise InputError("unknown-layer", f"{host.info.name} has no layer {unknown[0]}.", key=unknown[0])
+    touched = sorted({*touched, *(name for name in also if name in modules)})
     if settings.preset == "text":
         touched = [name for name in touched if needs_only_text(name)]
     silent = [name for name in touched if name not in leaders]

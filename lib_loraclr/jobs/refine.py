@@ -12,6 +12,7 @@ from lib_loraclr.core.merge import MergedLayer, merge_layers
 from lib_loraclr.core.problem import LayerProblem, Statistics
 from lib_loraclr.core.rank import RankPolicy
 from lib_loraclr.hosts.ports import DiffusionHost, Progress
+from lib_loraclr.jobs.attention import AttentionMetrics, partners
 from lib_loraclr.jobs.inputs import Concept
 from lib_loraclr.jobs.meter import Stopwatch
 from lib_loraclr.jobs.settings import Plan
@@ -21,12 +22,14 @@ from lib_loraclr.jobs.settings import Plan
 class Gathered:
     """`teacher`: with the single LoRAs running; `all`: with every refinement round added. Layer name -> statistics.
 
-    `limits` is what the memory left of a pass.
+    `attention` makes the metrics of query and key layers where the merge asks for them; `limits` is what the memory
+    left of a pass.
     """
 
     teacher: Mapping[str, Statistics]
     all: Mapping[str, Statistics]
     limits: PassLimits = field(default_factory=PassLimits)
+    attention: AttentionMetrics | None = None
 
 
 def gather(
@@ -46,31 +49,37 @@ def gather(
     """
     chosen = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas, c.choice.prompts) for c in concepts]
     limits = PassLimits()
-    watched = partial(capture, host, chosen, plan.capture, progress=progress, cache=cache, limits=limits)
+    attention = AttentionMetrics(host, shapes, concepts) if plan.attention else None
+    also = partners({name for concept in concepts for name in concept.deltas}) if plan.attention else []
+    watched = partial(capture, host, chosen, plan.capture, also=also, progress=progress, cache=cache, limits=limits)
     with watch("capture"):
         teacher = watched()
     everything = teacher
     for number in range(1, plan.rounds + 1):
         with watch("solve"):
-            problems = problems_of(concepts, shapes, everything)
+            problems = problems_of(concepts, shapes, everything, attention)
             label = f"Solving for round {number} of {plan.rounds}"
             method, options = "gradient-fusion", plan.student_options
             merged = solve(problems, method, options, plan=plan, progress=progress, label=label, measure=False)
             student = {name: layer.delta for name, layer in merged.items()}
         with watch("capture"):
             everything = combine(everything, watched(student=student, round=number))
-    return Gathered(teacher, everything, limits)
+    return Gathered(teacher, everything, limits, attention)
 
 
 def problems_of(
-    concepts: Sequence[Concept], shapes: Mapping[str, LayerShape], statistics: Mapping[str, Statistics]
+    concepts: Sequence[Concept],
+    shapes: Mapping[str, LayerShape],
+    statistics: Mapping[str, Statistics],
+    attention: AttentionMetrics | None = None,
 ) -> list[LayerProblem]:
-    """One problem per layer that any concept changes, sorted by name."""
-    names = sorted({name for concept in concepts for name in concept.deltas})
-    return [
-        LayerProblem(name, shapes[name], [concept.deltas.get(name) for concept in concepts], statistics.get(name))
-        for name in names
-    ]
+    """One problem per layer that any concept changes, sorted by name; with metrics where `attention` makes them."""
+    problems: list[LayerProblem] = []
+    for name in sorted({name for concept in concepts for name in concept.deltas}):
+        metric, reason = attention.of(name, statistics) if attention is not None else (None, "")
+        deltas = [concept.deltas.get(name) for concept in concepts]
+        problems.append(LayerProblem(name, shapes[name], deltas, statistics.get(name), metric, reason))
+    return problems
 
 
 def solve(
