@@ -18,7 +18,8 @@ WEBUI: dict[str, tuple[str, ...]] = {
     ),
     "modules/options.py": ("add_option", "info", "section"),
     "modules/shared_options.py": ("CLIP_stop_at_last_layers",),
-    "modules/cmd_args.py": ("api", "api_auth", "nowebui"),
+    "modules/cmd_args.py": ("api", "api_auth", "nowebui", "hide_ui_dir_config"),
+    "modules/util.py": ("open_folder",),
     "modules/launch_utils.py": ("git_tag",),
     "modules/call_queue.py": ("queue_lock",),
     "modules/progress.py": ("add_task_to_queue", "start_task", "finish_task", "pending_tasks"),
@@ -100,7 +101,7 @@ ROOTS = {
     "shared", "state", "options", "bar", "call_queue", "processing", "devices", "prompt_parser", "sd_models",
     "sd_unet", "sd_hijack", "hijack", "launch_utils", "networks", "network", "model", "engine", "loaded", "checkpoint",
     "embedder", "inner", "layer", "tokenizer", "chunk", "patcher", "unet", "text", "stage", "memory_management",
-    "original", "script_callbacks",
+    "original", "script_callbacks", "util",
 }  # fmt: skip
 # of torch, dict, list, str and ours; or open_clip's, which is no file of the host
 OTHERS = {

@@ -221,6 +221,14 @@ def test_a_job_waits_for_what_the_webui_generates_and_leaves_its_queue_when_canc
     assert webui.progress.pending_tasks == {}
 
 
+def test_the_folder_is_shown_unless_the_webui_hides_such_buttons(webui: Any) -> None:
+    shown = webui.util.shown
+    webui.application.open_folder()
+    assert shown == [str(webui.folder)]
+    webui.shared.cmd_opts.hide_ui_dir_config = True
+    assert webui.application.open_folder is None
+
+
 def test_the_catalogue_is_the_extension_s_and_a_replaced_file_is_forgotten(webui: Any) -> None:
     from safetensors.torch import save_file
 
