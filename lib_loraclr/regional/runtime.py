@@ -148,10 +148,9 @@ class RegionalRuntime:
             tokens = weights.tokens[share.region]
             if tokens is not None and not len(tokens):
                 continue
-            answer = (
-                attend(share.whole(block.number, queries))[share.rows] * weights.values[share.region][None, :, None]
-            )
-            put(mixed, share.rows, None, answer)
+            with self._scoped(region=share.region):
+                answer = attend(share.whole(block.number, queries))[share.rows]
+            put(mixed, share.rows, None, answer * weights.values[share.region][None, :, None])
         return mixed
 
     def _abandon(self) -> None:
