@@ -319,6 +319,22 @@ def test_a_layer_without_a_metric_is_plain_and_says_why(world, true):
     assert merged["unet.layer"].info["metric"] == "attention"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("method", ["gradient-fusion", "contrastive"])
+def test_cuda_and_cpu_agree(world, true, method):
+    rows = [torch.randn(24, 24, generator=torch.Generator().manual_seed(seed)) for seed in range(5)]
+    moments = [SecondMoment(x.T @ x, 24.0) for x in rows]
+    partner_statistics = Statistics(moments[:4], moments[4])
+    metric = AttentionMetric(lambda: rows[0][:20], 4, world(seed=1).problem.deltas, partner_statistics)
+    problem = replace(world().problem, metric=metric)
+    cpu, gpu = (
+        true(merge_layers([problem], method, {"metric": "attention"}, device=device)["unet.layer"].delta)
+        for device in ("cpu", "cuda")
+    )
+    assert (gpu - cpu).norm() <= 1e-4 * cpu.norm()
+
+
 def test_published_and_the_papers_negatives_stay_plain():
     assert complete_options("gradient-fusion", {"published": True, "metric": "attention"})["metric"] == "output"
     assert complete_options("contrastive", {})["metric"] == "output"

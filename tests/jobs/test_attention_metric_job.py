@@ -22,6 +22,7 @@ from lib_loraclr.jobs.merge import merge
 from lib_loraclr.jobs.meter import Stopwatch
 from lib_loraclr.jobs.options import MergeOptions
 from lib_loraclr.jobs.refine import solve
+from lib_loraclr.jobs.report import MergeReport
 from lib_loraclr.jobs.settings import plan_of
 from lib_loraclr.jobs.task import Task, prepare
 
@@ -145,6 +146,8 @@ def test_layers_without_a_metric_say_why(
     )
     assert merged[TEXT_QUERY].info["metric"] == "attention"
     assert merged[KEYS[0]].info["metric_reason"] == problems[KEYS[0]].plain_because
+    report = MergeReport("", "", "", {}, {}, None, [], [], merged, [])
+    assert report.solver()["metric"] == {"attention": 1, "output": 2}
     monkeypatch.setattr(tiny, "attention_heads", lambda name: None)
     assert problems_in(task)[TEXT_QUERY].plain_because == "the number of heads of its attention is not known"
 

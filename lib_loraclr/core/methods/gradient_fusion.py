@@ -88,7 +88,10 @@ def balanced_fusion(
 
 
 class GradientFusion(MergeMethod):
-    """argmin_dW sum_i w_i |(dW - dW_i) X_i|^2 with neutral anchor and ridge; exactly low rank, no iteration."""
+    """argmin_dW sum_i w_i |(dW - dW_i) X_i|^2 with neutral anchor and ridge; exactly low rank.
+
+    No iteration in the plain metric; in the attention metric conjugate gradients, see `fusion.fuse`.
+    """
 
     name = "gradient-fusion"
     summary = "Solves for the one LoRA whose effect on each concept's features is closest to that concept's own LoRA."
@@ -105,7 +108,11 @@ class GradientFusion(MergeMethod):
         return {**options, **PUBLISHED} if options["published"] else options
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
-        """dW = (sum_i w_i dW_i C_i) G^-1 in the span of the up factors: rank at most the sum of ranks."""
+        """dW = (sum_i w_i dW_i C_i) G^-1 (plain metric) in the span of the up factors: rank at most the sum of ranks.
+
+        info has the weights, and `metric` ("output" with a `metric_reason`) for a query or key layer that could have
+        had the attention metric.
+        """
         if all(delta is None for delta in problem.deltas):
             return LayerSolution(zero(problem.shape))
         span = Span.of(problem)
