@@ -247,6 +247,7 @@ def test_concepts_come_from_the_recipe_of_a_merged_file() -> None:
     bert = {"name": "bert", "trigger": "bert1", "class_word": "man"}
     recipe = {"inputs": [anna, bert, {"name": "ink"}, {"trigger": "no name"}, 7]}
     found = concepts_of("merged", {"loraclr_recipe": json.dumps(recipe)})
+    assert concepts_of("merged", {"loraclr_recipe": recipe, "ss_steps": 7}) == found  # as A1111 and Forge hand it on
     assert found == [
         Concept("anna", "anna1 woman", "merged", phrase="anna1 woman"),
         Concept("bert", "bert1", "merged", phrase="bert1 man"),

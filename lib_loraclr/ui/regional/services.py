@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -50,9 +51,12 @@ class NoServices:
         return ()
 
 
-def concepts_of(file: str, metadata: Mapping[str, str], weight: float = 1.0) -> list[Concept]:
-    """The concepts in the recipe of a file merged here, in its order; none for any other file."""
-    recipe = recipe_of(metadata)
+def concepts_of(file: str, metadata: Mapping[str, Any], weight: float = 1.0) -> list[Concept]:
+    """The concepts in the recipe of a file merged here, in its order; none for any other file.
+
+    WebUIs read JSON in metadata already, so values may be objects as well as texts.
+    """
+    recipe = recipe_of({key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()})
     inputs: Any = recipe.get("inputs") if recipe else None
     found: list[Concept] = []
     for entry in inputs if isinstance(inputs, list) else ():
