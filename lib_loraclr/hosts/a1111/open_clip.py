@@ -32,6 +32,12 @@ class FusedPart(nn.Module):
         return self._part(self._attention[0].in_proj_weight)
 
     @property
+    def network_weights_backup(self) -> Tensor | None:
+        """What `weight` was before the Lora extension added to it; it keeps (fused, output) for the whole attention."""
+        backup: Any = getattr(self._attention[0], "network_weights_backup", None)
+        return None if backup is None else self._part(backup[0])
+
+    @property
     def bias(self) -> Tensor | None:
         """(width,)."""
         bias = self._attention[0].in_proj_bias
