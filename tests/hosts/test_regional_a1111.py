@@ -90,6 +90,39 @@ def test_prompt_editing_switches_at_its_step(a1111: A1111) -> None:
     assert same(seen[3], wanted[1])
 
 
+def test_prompt_editing_with_a_sampler_that_evaluates_twice_a_step(a1111: A1111) -> None:
+    """Heun calls the model 2 x 4 times; half of the run is after the fourth call, not after the second."""
+    spec = copy.deepcopy(FULL)
+    spec["regions"][0]["prompt"] = "a [red:blue:0.5] cat"
+    p = Processing(["two"], ["bad"], sampler_name="Heun", firstpass_steps=None)
+    session, x = a1111.session(spec, p), latents(1)
+    seen: list[Tensor] = []
+
+    def run() -> None:
+        session.start_pass(p, x)
+        seen.extend(a1111.evaluate(session, p, x, step, size=4)[0] for step in range(8))
+
+    p.sample(run)
+    red = a1111.unet(x, torch.full((1,), 0.3), encode_words("a red cat")[None])[0]
+    assert [same(one, red) for one in seen] == [True] * 5 + [False] * 3
+
+
+def test_two_generations_at_once_do_not_mix(a1111: A1111) -> None:
+    specs = halves(), {"regions": [{"shape": {"t": "box", "r": [0, 0, 1, 0.5]}, "prompt": "a cow", "neg": "x"}]}
+    x, together, alone = latents(1), [], []
+    pairs = [(Processing(["two"], ["bad"]), spec) for spec in specs]
+    sessions = [(a1111.session(spec, p), p) for p, spec in pairs]
+    for session, p in reversed(sessions):  # one samples while the other waits: the WebUI has one queue
+        p.sample(lambda s=session, q=p: (s.start_pass(q, x), together.append(a1111.evaluate(s, q, x))))
+    for spec in specs:
+        p = Processing(["two"], ["bad"])
+        session = a1111.session(spec, p)
+        p.sample(lambda s=session, q=p: (s.start_pass(q, x), alone.append(a1111.evaluate(s, q, x))))
+    assert all(torch.equal(one, other) for one, other in zip(together, reversed(alone), strict=True))
+    assert not same(*alone)
+    assert [parse_spec(p.extra_generation_params["Regional"]) for p, _ in pairs] == [parse_spec(one) for one in specs]
+
+
 def test_equal_texts_are_encoded_once(a1111: A1111) -> None:
     p = Processing(["two"] * 4, ["bad"] * 4)
     session = a1111.session(halves(), p)
