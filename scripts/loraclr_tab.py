@@ -1,9 +1,7 @@
 """What the WebUI executes: registers the tab, the settings and the API, and imports nothing before it is needed."""
 
-from modules import script_callbacks
-
-# A1111 takes our folder off sys.path after this file; a package that is imported by then stays.
-import lib_loraclr  # noqa: F401
+# A1111 takes our folder off sys.path after this file; the package stays because it is imported by then.
+from lib_loraclr.hosts.webui.callbacks import register
 
 
 def ui_tabs():
@@ -33,11 +31,9 @@ def app_started(_demo, app):
 
 
 def ui_settings():
-    from lib_loraclr.hosts.webui.settings import register
+    from lib_loraclr.hosts.webui import settings
 
-    register()
+    settings.register()
 
 
-script_callbacks.on_ui_tabs(ui_tabs)
-script_callbacks.on_app_started(app_started)
-script_callbacks.on_ui_settings(ui_settings)
+register(__file__, ui_tabs=ui_tabs, app_started=app_started, ui_settings=ui_settings)

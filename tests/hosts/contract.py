@@ -32,7 +32,9 @@ WEBUI: dict[str, tuple[str, ...]] = {
     "modules/sd_models.py": (
         "model_data", "sd_model", "sd_checkpoint_info", "filename", "sha256", "name_for_extra",
     ),
-    "modules/script_callbacks.py": ("on_ui_tabs", "on_app_started", "on_ui_settings"),
+    "modules/script_callbacks.py": (
+        "add_callback", "callback_map", "callbacks_ui_tabs", "callbacks_app_started", "callbacks_ui_settings",
+    ),
 }  # fmt: skip
 
 A1111: dict[str, tuple[str, ...]] = {
@@ -111,13 +113,13 @@ OTHERS = {
     "require_model", "data",
 }  # fmt: skip
 
-SHARED_FILES = "webui/{application,catalogue,host,progress,settings,words}"
+SHARED_FILES = "webui/{application,callbacks,catalogue,host,progress,settings,words}"
 ADAPTERS = {
     "a1111": (
-        "webui/{application,catalogue,host,progress,settings,words}",
+        "webui/{application,callbacks,catalogue,host,progress,settings,words}",
         "a1111/{application,host,model,networks,sizes}",
     ),
-    "forge": ("webui/{application,catalogue,host,progress,settings,words}", "forge/{application,host,model}"),
+    "forge": ("webui/{application,callbacks,catalogue,host,progress,settings,words}", "forge/{application,host,model}"),
 }
 
 
