@@ -90,7 +90,7 @@ FORGE: dict[str, tuple[str, ...]] = {
     "backend/modules/k_model.py": (
         "apply_model", "predictor", "diffusion_model", "storage_dtype", "computation_dtype",
     ),
-    "backend/modules/k_prediction.py": ("sigmas",),
+    "backend/modules/k_prediction.py": ("sigmas", "prediction_type"),
     "backend/operations.py": ("scale_weight",),
     "extensions-builtin/sd_forge_lora/network.py": ("filename", "name"),
     "extensions-builtin/sd_forge_lora/networks.py": (
