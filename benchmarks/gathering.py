@@ -7,12 +7,14 @@ round only, each round replacing the one before. `student`: the last round alone
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from lib_loraclr.capture import CaptureConcept, StatisticsCache, capture, combine
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.problem import Statistics
 from lib_loraclr.hosts.ports import DiffusionHost, Progress
+from lib_loraclr.jobs.attention import AttentionMetrics, partners
 from lib_loraclr.jobs.inputs import host_shapes, make_concepts, read_files
 from lib_loraclr.jobs.options import MergeOptions
 from lib_loraclr.jobs.refine import problems_of, solve
@@ -31,19 +33,22 @@ def merge_on(inputs: str, options: MergeOptions, host: DiffusionHost, progress: 
     concepts = make_concepts(options.lora, loras, host.base_weight, shapes)[0]
     watched = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas, c.choice.prompts) for c in concepts]
     cache = StatisticsCache(options.cache or StatisticsCache.default_folder())
-    teacher = capture(host, watched, plan.capture, progress=progress, cache=cache)
+    attention = AttentionMetrics(host, shapes, concepts) if plan.attention else None
+    also = partners({name for concept in concepts for name in concept.deltas}) if plan.attention else []
+    watch = partial(capture, host, watched, plan.capture, also=also, progress=progress, cache=cache)
+    teacher = watch()
     known: Mapping[str, Statistics] = teacher
     for number in range(1, plan.rounds + 1 if inputs != "teacher" else 1):
-        problems = problems_of(concepts, shapes, known)
+        problems = problems_of(concepts, shapes, known, attention)
         merged = solve(
             problems, "gradient-fusion", plan.student_options, plan=plan, progress=progress,
             label=f"Solving for round {number}", measure=False,
         )  # fmt: skip
         student = {name: layer.delta for name, layer in merged.items()}
-        found = capture(host, watched, plan.capture, student=student, round=number, progress=progress, cache=cache)
+        found = watch(student=student, round=number)
         known = found if inputs == "student" else combine(teacher, found)
     solved = solve(
-        problems_of(concepts, shapes, known), plan.method.name, plan.method_options, plan=plan, progress=progress,
-        label="Solving", rank=plan.rank, measure=False,
+        problems_of(concepts, shapes, known, attention), plan.method.name, plan.method_options, plan=plan,
+        progress=progress, label="Solving", rank=plan.rank, measure=False,
     )  # fmt: skip
     return {name: layer.delta for name, layer in solved.items()}

@@ -1,13 +1,15 @@
 """What regions cost and what they give: FLOPs of one UNet step, wall clock, and who is recognised in each region.
 
-    python benchmarks/regional.py flops [--out FILE]
-    python benchmarks/regional.py clock [--checkpoint C] [--size 384] [--out FILE]
-    python benchmarks/regional.py identity --lora MERGED [--miniature DIR] [--seeds 32] [--out FILE]
+    python benchmarks/regional.py flops                                   (a minute)
+    python benchmarks/regional.py clock [--miniature DIR] [--size 512]
+    python benchmarks/regional.py identity --lora MERGED [--miniature DIR] [--seeds 32]
+    python benchmarks/regional.py picture --lora MERGED [--miniature DIR] [--picture docs/regional.png]
+    python benchmarks/regional.py goals                                   (from the results alone)
 
 `flops` counts on the meta device, with the published SD1.5 and SDXL configurations; shares over a plain step with both
-guidance branches. `clock` times whole plain and regional steps in turn, in one process. `identity` paints pictures with
-two and three subjects side by side, with one prompt that names them all and with a region for each, and asks the
-miniature's embedder whom it sees in each subject's part of the picture; `single` is each concept in a picture alone.
+guidance branches. `clock` times whole plain and regional steps in turn, in one process. `identity` is described in
+regional_identity.py and goes on where it was broken off. Every part has its own place in
+benchmarks/results/regional.json (`--out`); `goals` exits with 1 while a budget or a target is not reached.
 """
 
 from __future__ import annotations
@@ -17,18 +19,19 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.regional_identity import Gallery, gallery_picture, measure, spec_of
+from benchmarks.regional_rates import identity_rates
 from lib_loraclr.hosts.ports import RegionalRequest, SampleRequest
-from lib_loraclr.regional import RegionalSpec, parse_spec
+from lib_loraclr.regional import RegionalSpec
 from lib_loraclr.regional.conditions import Encoded, RegionText, Row
 from lib_loraclr.regional.layout import Layout
 from lib_loraclr.regional.runtime import RegionalRuntime
@@ -53,14 +56,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 2816,
     },
 }  # fmt: skip
-
-
-def spec_of(boxes: Sequence[Sequence[float]], texts: Sequence[str] = (), **fields: Any) -> RegionalSpec:
-    """A spec of boxes; `texts` are their prompts."""
-    regions = [{"shape": {"t": "box", "r": list(box)}} for box in boxes]
-    for region, prompt in zip(regions, texts, strict=False):
-        region["prompt"] = prompt  # pyright: ignore[reportArgumentType]
-    return parse_spec({"regions": regions, **fields})
 
 
 class MetaStep:
@@ -111,11 +106,11 @@ def count_flops() -> list[dict[str, Any]]:
     return rows
 
 
-def wall_clock(checkpoint: Path, size: int, repeats: int) -> list[dict[str, Any]]:
+def wall_clock(miniature: Path, size: int, repeats: int) -> list[dict[str, Any]]:
     """Seconds of a plain step and of steps with regions, measured in turn; the ratio is of their medians."""
     from lib_loraclr.hosts.standalone import load_checkpoint
 
-    host = load_checkpoint(checkpoint)
+    host = load_checkpoint(miniature / "miniature.safetensors")
     layouts: dict[str, RegionalRequest | None] = {"plain": None}
     for name in ("2 x 50 %", "4 x 25 %", "4 x 50 %"):
         for case in ("append", "inherit"):
@@ -138,100 +133,69 @@ def wall_clock(checkpoint: Path, size: int, repeats: int) -> list[dict[str, Any]
     ]  # fmt: skip
 
 
-class Gallery:
-    """The miniature's embedder and the references of its characters."""
-
-    def __init__(self, folder: Path) -> None:
-        from miniature.evaluate import references
-        from miniature.measure import Meter
-
-        info = json.loads((folder / "concepts.json").read_text(encoding="utf-8"))
-        self.checkpoint, self.settings = folder / info["checkpoint"], info["generation"]
-        self.meter = Meter(folder / info["embedder"])
-        self.concepts = [one for one in info["concepts"] if one["kind"] == "character"]
-        self.references = [references(folder, one, self.meter) for one in self.concepts]
-
-    def seen(self, pictures: Tensor, box: Sequence[float]) -> Tensor:
-        """Index of the nearest character in the square around a box's middle, for pictures (n, h, w, 3)."""
-        height, width = pictures.shape[1:3]
-        side = min(height, round((box[2] - box[0]) * width))
-        left, top = round((box[0] + box[2]) / 2 * width - side / 2), round((box[1] + box[3]) / 2 * height - side / 2)
-        from PIL import Image
-
-        crops = [Image.fromarray(one[top : top + side, left : left + side].numpy()) for one in pictures]
-        return torch.from_numpy(self.meter.nearest(self.meter.identity(crops), self.references))
+BUDGETS = {("sd15", "2 x 50 %"): 5.0, ("sd15", "4 x 25 %"): 6.0, ("sd15", "4 x 50 %"): 9.0,
+           ("sdxl", "2 x 50 %"): 9.0, ("sdxl", "4 x 25 %"): 11.0, ("sdxl", "4 x 50 %"): 18.0}  # fmt: skip
 
 
-def identity(folder: Path, lora: str, seeds: int, together: int) -> list[dict[str, Any]]:
-    """Share of parts in which the right character is nearest, by way: one plain prompt, regions, regions isolated."""
-    from lib_loraclr.hosts.standalone import load_checkpoint
-    from lib_loraclr.jobs.generate import Painter
-
-    gallery = Gallery(folder)
-    host = load_checkpoint(gallery.checkpoint)
-    native = host.info.native_size
-    painter = Painter(host, lora_dir=folder / "loras")
-    boxes = [[k / together, 0.0, (k + 1) / together, 1.0] for k in range(together)]
-    size = (native * together, native)
-    hits: dict[str, int] = {"plain prompt": 0, "regions": 0, "regions, isolated": 0, "single": 0}
-
-    def paint(prompt: str, seed: int, regions: RegionalSpec | None, size: tuple[int, int]) -> Tensor:
-        return painter.paint(
-            f"{prompt} <lora:{lora}:1>", [seed], steps=gallery.settings["steps"], cfg=gallery.settings["cfg_scale"],
-            size=size, regions=regions,
-        )  # fmt: skip
-
-    with host.ready():
-        for seed in range(seeds):
-            who = [(seed + k) % len(gallery.concepts) for k in range(together)]
-            names = [f"{gallery.concepts[k]['trigger']} {gallery.concepts[k]['class_word']}" for k in who]
-            texts = [f"a photo of {name}" for name in names]
-            ways: dict[str, tuple[str, RegionalSpec | None]] = {
-                "plain prompt": ("a photo of " + " and ".join(names), None),
-                "regions": ("a photo", spec_of(boxes, texts)),
-                "regions, isolated": ("a photo", spec_of(boxes, texts, iso={"s": 0.5})),
-            }
-            for way, (prompt, regions) in ways.items():
-                picture = paint(prompt, seed, regions, size)
-                hits[way] += sum(int(gallery.seen(picture, box)[0] == k) for box, k in zip(boxes, who, strict=True))
-            for text, k in zip(texts, who, strict=True):
-                hits["single"] += int(gallery.seen(paint(text, seed, None, (native, native)), [0, 0, 1, 1])[0] == k)
-    return [
-        {"subjects": together, "way": way, "seeds": seeds, "right": count / (seeds * together)}
-        for way, count in hits.items()
-    ]
+def goals(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """(sentence, reached) of every budget and target whose part of the results is there."""
+    found: list[tuple[str, bool]] = []
+    extra = {
+        (r["family"], r["layout"], r["case"]): r["extra_percent"] for r in results.get("flops", {}).get("rows", ())
+    }
+    for (family, layout), most in BUDGETS.items() if extra else ():
+        for case, limit in (("own negatives", most), ("inherited negatives", most / 2)):
+            value = extra[family, layout, case]
+            found.append((f"{family}, {layout}, {case}: {value:+.2f} %, at most {limit:g} %", value <= limit))
+    for count, rates in identity_rates(results).items():
+        for way in ("regions", "regions, isolated"):
+            twice, near = 2 * rates["plain prompt"], rates["single"] - 0.05
+            if way == "regions":
+                found.append((f"{count} subjects, {way}: {rates[way]:.3f}, at least {twice:.3f}", rates[way] >= twice))
+            found.append((f"{count} subjects, {way}: {rates[way]:.3f}, at least {near:.3f}", rates[way] >= near))
+    return found
 
 
-def main() -> None:
-    """Run one of the three measurements and write its rows."""
+def save(out: Path, part: str, value: Any) -> None:
+    """Put one part into the results file; the others stay."""
+    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    results[part] = value
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".part")
+    partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    partial.replace(out)
+
+
+def main() -> int:
+    """Run one of the measurements and write its part of the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("flops", "clock", "identity"))
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("what", choices=("flops", "clock", "identity", "picture", "goals"))
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "regional.json")
     parser.add_argument("--miniature", type=Path, default=ROOT / "miniature")
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--lora", help="a merged file of at least three of the miniature's characters")
-    parser.add_argument("--size", type=int, default=384)
+    parser.add_argument("--lora", type=Path, help="a merged file of the miniature's characters")
+    parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "regional.png")
+    parser.add_argument("--size", type=int, default=512, help="side of the timed pictures, in pixels")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=32)
     given = parser.parse_args()
-    if given.what == "identity" and not given.lora:
-        parser.error("identity needs --lora")
-    measures: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "flops": count_flops,
-        "clock": lambda: wall_clock(
-            given.checkpoint or given.miniature / "miniature.safetensors", given.size, given.repeats
-        ),
-        "identity": lambda: [
-            row for count in (2, 3) for row in identity(given.miniature, given.lora, given.seeds, count)
-        ],
-    }
-    rows = measures[given.what]()
-    out = given.out or ROOT / "benchmarks" / "results" / f"regional_{given.what}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"what": given.what, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
-    for row in rows:
-        print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}))
+    if given.what in ("identity", "picture") and given.lora is None:
+        parser.error(f"{given.what} needs --lora")
+    if given.what == "goals":
+        reached = goals(json.loads(given.out.read_text(encoding="utf-8")))
+        for sentence, good in reached:
+            print(f"{'reached' if good else 'MISSED '}  {sentence}")
+        return 0 if all(good for _, good in reached) else 1
+    if given.what == "picture":
+        gallery_picture(Gallery(given.miniature, given.lora), given.picture)
+    elif given.what == "identity":
+        known = json.loads(given.out.read_text(encoding="utf-8")) if given.out.exists() else {}
+        for part in measure(Gallery(given.miniature, given.lora), given.seeds, known.get("identity", {})):
+            save(given.out, "identity", part)
+    else:
+        rows = count_flops() if given.what == "flops" else wall_clock(given.miniature, given.size, given.repeats)
+        save(given.out, given.what, {"torch": torch.__version__, "rows": rows})
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.labels import is_main, label
+from benchmarks.regional_rates import identity_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKED = re.compile(r"(<!-- table:(\w+) -->\n)(.*?)(<!-- /table:\2 -->)", re.DOTALL)
@@ -163,13 +164,47 @@ def demo(result: Mapping[str, Any]) -> str:
     )
 
 
+def regional_cost(result: Mapping[str, Any]) -> str:
+    """One line per layout and what it does with negatives: extra FLOPs of a step, and the ratio of measured steps."""
+    rows, timed = result.get("flops", {}).get("rows", ()), result.get("clock", {}).get("rows", ())
+    extra = {(row["family"], row["layout"], row["case"]): row["extra_percent"] for row in rows}
+    ratio = {row["layout"]: row["ratio"] for row in timed}
+    lines = dict.fromkeys((layout, case) for _, layout, case in extra)
+    if not lines:
+        return ""
+    return _table(
+        ["regions", "FLOPs SD1.5", "FLOPs SDXL", "step of the miniature"],
+        (
+            [
+                f"{layout}, {case}",
+                *(f"{extra[family, layout, case]:+.1f} %" for family in ("sd15", "sdxl")),
+                f"{ratio[f'{layout}, {case}']:.2f} x" if f"{layout}, {case}" in ratio else "-",
+            ]
+            for layout, case in lines
+        ),
+    )
+
+
+def regional_identity(result: Mapping[str, Any]) -> str:
+    """One line per way: share of subjects recognised as themselves, and their cosine, for every number of subjects."""
+    table = identity_table(result)
+    if not table:
+        return ""
+    ways = table[min(table)]
+    return _table(
+        [f"{result['identity']['seeds']} seeds", *(f"{count} subjects: recognised / identity" for count in table)],
+        ([way, *(f"{table[c][way][0]:.0%} / {table[c][way][1]:.3f}" for c in table)] for way in ways),
+    )
+
+
 TABLES: dict[str, Callable[[Any], str]] = {
     "demo": demo, "merge_speed": merge_speed, "fidelity": fidelity, "fidelity_columns": fidelity_columns,
     "fidelity_variants": fidelity_variants, "combinations": combinations, "ablation": ablation, "stick": stick,
-    "parts": parts,
+    "parts": parts, "regional_cost": regional_cost, "regional_identity": regional_identity,
 }  # fmt: skip
-FILES = {"fidelity_columns": "fidelity", "fidelity_variants": "fidelity", "stick": "fidelity_details"}
-PAGES = (ROOT / "README.md", ROOT / "docs" / "evaluation.md", ROOT / "docs" / "method.md")
+FILES = {"fidelity_columns": "fidelity", "fidelity_variants": "fidelity", "stick": "fidelity_details",
+         "regional_cost": "regional", "regional_identity": "regional"}  # fmt: skip
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("evaluation", "method", "regional")))
 
 
 def render(text: str, results: Path) -> str:

@@ -14,8 +14,6 @@ var loraclrRegional = window.loraclrRegional || {};
     const drawable = (...given) => R.document.drawable(...given);
     const describe = (...given) => R.cards.describe(...given);
     const app = (...given) => R.bridge.app(...given);
-    const input = (...given) => R.bridge.input(...given);
-    const write = (...given) => R.bridge.write(...given);
     const WIDE = 720;
     const SIZE_MS = 700;
     const panels = new Map();
@@ -29,6 +27,7 @@ var loraclrRegional = window.loraclrRegional || {};
             this.root = root;
             this.config = config;
             this.tab = config.tab;
+            this.sent = []; // concepts that the merge tab has sent
             this.bridge = new R.bridge.Bridge(config.ids);
             this.bridge.received = (text) => this.load(text, {source: "server"});
             this.document = new R.document.RegionalDocument(config.defaults, (source) => this.changed(source));
@@ -99,7 +98,9 @@ var loraclrRegional = window.loraclrRegional || {};
             let timer = 0;
             new IntersectionObserver(([entry]) => {
                 clearInterval(timer);
-                if (entry.isIntersecting) timer = setInterval(() => this.readSize(), SIZE_MS);
+                if (!entry.isIntersecting) return;
+                timer = setInterval(() => this.readSize(), SIZE_MS);
+                this.refreshConcepts();
             }).observe(this.root);
             this.askTokens = debounce(() => this.refreshTokens(), 500);
             this.askCheck = debounce(() => this.refreshCheck(), 400);
@@ -252,19 +253,19 @@ var loraclrRegional = window.loraclrRegional || {};
             return (spec.regions || []).filter((region) => drawable(region.shape)).map((region) => this.document.boundsOf(region)).filter(Boolean);
         }
 
-        /** Puts a concept's trigger into a region and its file's tag into the main prompt, each once. */
-        useConcept(id, concept) {
-            const region = this.document.region(id);
-            if (!region) return;
-            if (!concept) {
-                this.document.update(id, {concept: ""});
-                return;
-            }
-            const has = region.prompt.toLowerCase().includes(concept.trigger.toLowerCase());
-            const prompt = has || !concept.trigger ? region.prompt : [concept.trigger, region.prompt.trim()].filter(Boolean).join(", ");
-            this.document.update(id, {concept: concept.name, prompt, name: region.name || concept.name});
-            const main = input(`${this.tab}_prompt`);
-            if (main && concept.file && !main.value.includes(`<lora:${concept.file}:`)) write(main, `${main.value.trim()} <lora:${concept.file}:${concept.weight}>`.trim());
+        /** The concepts that regions can be given, of all merged files. */
+        setConcepts(concepts) {
+            this.config.concepts = concepts;
+            this.cards.refresh();
+        }
+
+        /** Files may have been merged since the page was made. */
+        async refreshConcepts() {
+            const answer = await this.bridge.ask("concepts");
+            if (!answer || !answer.concepts) return;
+            const sent = this.sent.filter(({file}) => !answer.concepts.some((one) => one.file === file));
+            const concepts = [...answer.concepts, ...sent];
+            if (JSON.stringify(concepts) !== JSON.stringify(this.config.concepts)) this.setConcepts(concepts);
         }
 
         /** The picture's own prompt of an import; what the user has written stays unless it is the imported text itself. */

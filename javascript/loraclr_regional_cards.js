@@ -131,6 +131,15 @@ var loraclrRegional = window.loraclrRegional || {};
             else this.shape(R.mask.toShape(mask));
         }
 
+        /** Of several files with a concept of this name, the one whose tag the main prompt has. */
+        conceptOf(region) {
+            const main = R.bridge.input(`${this.panel.tab}_prompt`);
+            const used = ({name, file}) => name === region.concept && main && main.value.includes(`<lora:${file}:`);
+            const {concepts} = this.panel.config;
+            const at = concepts.findIndex(used);
+            return at >= 0 ? at : concepts.findIndex((concept) => concept.name === region.concept);
+        }
+
         /** Concept chooser; made again only when the list of concepts has changed. */
         refreshConcepts(region) {
             const {concepts} = this.panel.config;
@@ -140,11 +149,11 @@ var loraclrRegional = window.loraclrRegional || {};
                 const options = concepts.map((concept, i) => el("option", {value: String(i)}, `${concept.name} — ${concept.file}`));
                 this.concept = el("select", {"aria-label": "Concept of a merged LoRA", title: "Puts the concept's trigger into this region and the LoRA's tag into the main prompt, once."},
                     el("option", {value: ""}, "Concept…"), ...options);
-                this.concept.addEventListener("change", () => this.panel.useConcept(this.id, concepts[Number(this.concept.value)] || null));
+                this.concept.addEventListener("change", () => R.concepts.use(this.panel, this.id, this.concept.value === "" ? null : concepts[Number(this.concept.value)]));
                 this.concepts.replaceChildren(this.concept);
                 this.concepts.hidden = !concepts.length;
             }
-            const at = concepts.findIndex((concept) => concept.name === region.concept);
+            const at = this.conceptOf(region);
             this.concept.value = region.concept && at >= 0 ? String(at) : "";
         }
 

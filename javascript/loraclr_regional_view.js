@@ -245,7 +245,7 @@ var loraclrRegional = window.loraclrRegional || {};
             const number = String(this.document.regions.indexOf(region) + 1);
             const name = region.name || "";
             const [dx, dy] = region.shape.shift || [0, 0];
-            const [x, y] = this.toScreen(box[0] + dx, box[1] + dy);
+            let [x, y] = this.toScreen(box[0] + dx, box[1] + dy);
             const [right] = this.toScreen(box[2] + dx, 0);
             ctx.font = "600 11px system-ui, sans-serif";
             ctx.textBaseline = "middle";
@@ -253,6 +253,12 @@ var loraclrRegional = window.loraclrRegional || {};
             const room = Math.max(right - x - 20, 8);
             while (text.length > number.length && ctx.measureText(text).width > room) text = text.slice(0, -1).trimEnd();
             const width = ctx.measureText(text).width + 11;
+            if (region.shape.t === "poly") { // in its middle: a corner of its frame may lie outside, or under a handle
+                const {p} = region.shape;
+                const middle = [0, 1].map((axis) => p.reduce((sum, point) => sum + point[axis], 0) / p.length);
+                const [cx, cy] = this.toScreen(middle[0] + dx, middle[1] + dy);
+                [x, y] = [cx - width / 2 - 5, cy - 14];
+            }
             ctx.globalAlpha = region.on ? 1 : 0.6;
             ctx.fillStyle = look(this.document, region).colour;
             ctx.beginPath();

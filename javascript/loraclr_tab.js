@@ -268,6 +268,7 @@ var loraclrTab = (() => {
         const before = state.result;
         state.result = said.result || null;
         show("loraclr_after", Boolean(state.result));
+        show("loraclr_again", Boolean(state.result && state.result.again));
         show("loraclr_report", Boolean(state.result && state.result.report));
         show("loraclr_preview_row", Boolean(state.result && state.result.measured));
         if (state.result && JSON.stringify(before) !== JSON.stringify(state.result)) {

@@ -1,9 +1,9 @@
 """The regional prompter as the WebUI sees it: a script that is always there, its callbacks, and nothing else."""
 
-from modules import script_callbacks, scripts
+from modules import scripts
 
-# A1111 takes our folder off sys.path after this file; a package that is imported by then stays.
-import lib_loraclr  # noqa: F401
+# A1111 takes our folder off sys.path after this file; the package stays because it is imported by then.
+from lib_loraclr.hosts.webui.callbacks import register
 
 
 class LoraclrRegional(scripts.Script):
@@ -81,8 +81,11 @@ def app_started(_demo, app):
         add_regional_routes(app, api_credentials())
 
 
-script_callbacks.on_cfg_denoiser(cfg_denoiser)
-script_callbacks.on_cfg_denoised(cfg_denoised)
-script_callbacks.on_infotext_pasted(infotext_pasted)
-script_callbacks.on_before_ui(before_ui)
-script_callbacks.on_app_started(app_started)
+register(
+    __file__,
+    cfg_denoiser=cfg_denoiser,
+    cfg_denoised=cfg_denoised,
+    infotext_pasted=infotext_pasted,
+    before_ui=before_ui,
+    app_started=app_started,
+)

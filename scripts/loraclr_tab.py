@@ -1,34 +1,39 @@
 """What the WebUI executes: registers the tab, the settings and the API, and imports nothing before it is needed."""
 
-from modules import script_callbacks
-
-# A1111 takes our folder off sys.path after this file; a package that is imported by then stays.
-import lib_loraclr  # noqa: F401
+# A1111 takes our folder off sys.path after this file; the package stays because it is imported by then.
+from lib_loraclr.hosts.webui.callbacks import register
 
 
 def ui_tabs():
+    from lib_loraclr.core.errors import InputError
     from lib_loraclr.hosts.detect import webui_application
-    from lib_loraclr.ui.tab import build_tab
+    from lib_loraclr.ui.tab import build_notice, build_tab
 
-    return [(build_tab(webui_application()), "LoRACLR", "loraclr_tab")]
+    try:
+        blocks = build_tab(webui_application())
+    except InputError as error:  # a WebUI of another family: the tab says so, and everything else works
+        blocks = build_notice(error.message)
+    return [(blocks, "LoRACLR", "loraclr_tab")]
 
 
 def app_started(_demo, app):
+    import contextlib
+
+    from lib_loraclr.core.errors import InputError
     from lib_loraclr.hosts.webui.application import api_credentials, api_wanted
 
     if api_wanted():
         from lib_loraclr.api.routes import add_routes
         from lib_loraclr.hosts.detect import webui_application
 
-        add_routes(app, webui_application(), api_credentials())
+        with contextlib.suppress(InputError):  # of a WebUI of another family; the tab says it
+            add_routes(app, webui_application(), api_credentials())
 
 
 def ui_settings():
-    from lib_loraclr.hosts.webui.settings import register
+    from lib_loraclr.hosts.webui import settings
 
-    register()
+    settings.register()
 
 
-script_callbacks.on_ui_tabs(ui_tabs)
-script_callbacks.on_app_started(app_started)
-script_callbacks.on_ui_settings(ui_settings)
+register(__file__, ui_tabs=ui_tabs, app_started=app_started, ui_settings=ui_settings)

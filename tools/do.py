@@ -1,7 +1,8 @@
 """Set up a private environment in .venv and run one task in it: `python3 tools/do.py demo`, `… test` or `… browser`.
 
 `browser` drives the pages in chromium under both gradio versions that WebUIs bring; each has a small environment of its
-own, .venv-gradio3 and .venv-gradio4, which takes torch and the rest from .venv.
+own, .venv-gradio3 and .venv-gradio4, which takes torch and the rest from .venv. `screenshots` takes the pictures of
+docs/screenshots again.
 
 Standard library only, so that a fresh machine with Python 3.10 and pip is enough.
 """
@@ -65,28 +66,32 @@ def run(python: Path, command: list[str]) -> int:
     return subprocess.run([str(python), *command], cwd=ROOT, check=False).returncode
 
 
-def browser(arguments: list[str]) -> int:
-    """The browser tests under gradio 3.41 and 4.40, whose environments take from .venv what they lack."""
+def with_gradio(version: int) -> Path:
+    """The python of an environment with gradio 3.41 or 4.40, which takes from .venv what it lacks."""
     shared = site_packages(install(ROOT / "requirements" / "test.txt"))
-    status = 0
-    for version in (3, 4):
-        folder = ROOT / f".venv-gradio{version}"
-        link = next(folder.rglob("zz_shared.pth"), None)
-        if link is not None:
-            link.unlink()  # so that pip sees the environment's own packages only
-        python = install(ROOT / "requirements" / f"gradio{version}.txt", folder)
-        (site_packages(python) / "zz_shared.pth").write_text(f"{shared}\n")
-        tests = ["-m", "pytest", "-q", "-m", "browser", "-p", "no:cacheprovider", "tests/browser", *arguments]
-        status = run(python, tests) or status
-    return status
+    folder = ROOT / f".venv-gradio{version}"
+    link = next(folder.rglob("zz_shared.pth"), None)
+    if link is not None:
+        link.unlink()  # so that pip sees the environment's own packages only
+    python = install(ROOT / "requirements" / f"gradio{version}.txt", folder)
+    (site_packages(python) / "zz_shared.pth").write_text(f"{shared}\n")
+    return python
+
+
+def browser(arguments: list[str]) -> int:
+    """The browser tests under both versions of gradio."""
+    tests = ["-m", "pytest", "-q", "-m", "browser", "-p", "no:cacheprovider", "tests/browser", *arguments]
+    return max([run(with_gradio(version), tests) for version in (3, 4)])
 
 
 def main() -> int:
     """Run the task named on the command line; further arguments go to its last command."""
-    if len(sys.argv) < 2 or sys.argv[1] not in (*TASKS, "browser"):
-        sys.exit(f"usage: python3 tools/do.py {{{'|'.join(TASKS)}|browser}} [arguments]")
+    if len(sys.argv) < 2 or sys.argv[1] not in (*TASKS, "browser", "screenshots"):
+        sys.exit(f"usage: python3 tools/do.py {{{'|'.join(TASKS)}|browser|screenshots}} [arguments]")
     if sys.argv[1] == "browser":
         return browser(sys.argv[2:])
+    if sys.argv[1] == "screenshots":
+        return run(with_gradio(4), ["tools/screenshots.py", *sys.argv[2:]])
     requirements, commands = TASKS[sys.argv[1]]
     install(ROOT / "requirements" / requirements)
     status = 0

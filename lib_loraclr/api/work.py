@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
+from lib_loraclr.core.memory import out_of_memory
 from lib_loraclr.hosts.application import Application
 from lib_loraclr.jobs.expected import expected_phases
 from lib_loraclr.jobs.merge import merge
@@ -110,7 +111,7 @@ def _cache(options: MergeOptions) -> Iterator[MergeOptions]:
 
 
 def _unexpected(error: Exception) -> LoraclrError:
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or type(error).__name__ == "OutOfMemoryError":
+    if out_of_memory(error):
         return LoraclrError("out-of-memory", "The memory was not enough, and nothing was written.")
     LOG.exception("A merge that was asked for over HTTP failed.")
     return LoraclrError("unexpected", f"Something went wrong ({type(error).__name__}); the console has the details.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lib_loraclr.capture.cache import StatisticsCache
 from lib_loraclr.capture.hooks import inject
+from lib_loraclr.capture.passes import PassLimits
 from lib_loraclr.capture.run import CaptureConcept, capture, combine
 from lib_loraclr.capture.settings import CaptureSettings
 
-__all__ = ["CaptureConcept", "CaptureSettings", "StatisticsCache", "capture", "combine", "inject"]
+__all__ = ["CaptureConcept", "CaptureSettings", "PassLimits", "StatisticsCache", "capture", "combine", "inject"]

@@ -10,9 +10,11 @@ from lib_loraclr.capture.cache import StatisticsCache, digest, digest_deltas
 from lib_loraclr.capture.gather import Run, gather, needs_only_text, picture_size, shared_inputs
 from lib_loraclr.capture.hooks import input_features
 from lib_loraclr.capture.lockstep import Lockstep, Products, gather_lockstep, pair_name
+from lib_loraclr.capture.passes import PassLimits
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.core.methods.base import Statistics
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.hosts.ports import DiffusionHost, Progress
@@ -42,21 +44,25 @@ def capture(
     *,
     student: Mapping[str, Delta] | None = None,
     round: int = 0,  # noqa: A002
+    also: Sequence[str] = (),
     progress: Progress | None = None,
     cache: StatisticsCache | None = None,
+    limits: PassLimits | None = None,
 ) -> dict[str, Statistics]:
     """Statistics of every layer that a LoRA of `concepts` touches; call it inside `host.ready()`.
 
+    `also` names layers that are watched although no LoRA touches them, where the model has and the preset runs them.
     Without `student` each concept's own LoRA runs (teacher inputs); with it the merged update runs for every prompt.
     `round` gives fresh seeds and prompts. One run's moments are in memory at a time, whatever the number of concepts:
     finished ones go to `cache` (or to a temporary folder that lives as long as the statistics) and are read when asked
     for. Layers that share their inputs share one `Statistics` object. Layers that the preset does not watch, that never
     ran, or that have too many inputs are missing from the result; the last two are named to `progress`.
+    Where the memory is not enough a run is repeated with half the layers and pictures at a time; `limits` remembers.
     Raises InputError for a layer that the model lacks, and whatever `progress` raises to cancel; hooks are then gone.
     """
     cache = cache or StatisticsCache.temporary()
-    leaders = _watched_layers(host, concepts, student, settings, progress)
-    plan = _Plan(host, settings, cache, sorted(set(leaders.values())))
+    leaders = _watched_layers(host, concepts, student, also, settings, progress)
+    plan = _Plan(host, settings, cache, sorted(set(leaders.values())), limits or PassLimits())
     teacher = student is None
     groups: dict[str, list[list[Run]]] = {
         "concepts": [_concept_runs(c, c.deltas if student is None else student, settings, round) for c in concepts],
@@ -111,9 +117,14 @@ class _Plan:
     """Which run has to watch which layers, after what the cache already knows."""
 
     def __init__(
-        self, host: DiffusionHost, settings: CaptureSettings, cache: StatisticsCache, layers: Sequence[str]
+        self,
+        host: DiffusionHost,
+        settings: CaptureSettings,
+        cache: StatisticsCache,
+        layers: Sequence[str],
+        limits: PassLimits,
     ) -> None:
-        self.host, self.settings, self.cache, self.layers = host, settings, cache, layers
+        self.host, self.settings, self.cache, self.layers, self.limits = host, settings, cache, layers, limits
         modules = host.layers()
         self._bytes = {name: 4 * input_features(modules[name]) ** 2 for name in layers}
         self._keys: dict[int, str] = {}
@@ -143,12 +154,7 @@ class _Plan:
                 )
             progress.phase("capture", sum(self._steps(run) for run, _ in self._todo))
         for run, group in self._todo:
-            if isinstance(run, Lockstep):
-                moments = gather_lockstep(self.host, run, group, self.settings, progress)
-            else:
-                moments = gather(self.host, run, group, self.settings, progress)
-            about = {"prompts": run.prompts, "model": self.host.info.name}
-            self._found[self._keys[id(run)]] |= self.cache.store(self._keys[id(run)], moments, about)
+            self._pass(run, group, progress)
 
     def moments(self, runs: Sequence[Job]) -> Moments:
         """Moments by layer, summed over runs that watch the same layer."""
@@ -157,6 +163,30 @@ class _Plan:
             for name, moment in self._found[self._keys[id(run)]].items():
                 total[name] = total[name].plus(moment) if name in total else moment
         return total
+
+    def _pass(self, run: Job, group: Sequence[str], progress: Progress | None) -> None:
+        """Watch a group of layers during one run; in several passes where the memory is not enough for one."""
+        most = self.limits.layers or len(group)
+        if len(group) > most:
+            for first in range(0, len(group), most):
+                self._pass(run, group[first : first + most], progress)
+            return
+        settings, about = self.limits.of(self.settings), {"prompts": run.prompts, "model": self.host.info.name}
+        pictures = min(settings.batch, len(run.prompts)) if isinstance(run, Run) and run.sampled else 1
+        try:
+            if isinstance(run, Lockstep):
+                moments = gather_lockstep(self.host, run, group, settings, progress)
+            else:
+                moments = gather(self.host, run, group, settings, progress)
+            self._found[self._keys[id(run)]] |= self.cache.store(self._keys[id(run)], moments, about)
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or not self.limits.lower(len(group), pictures):
+                raise
+        release_memory()
+        if progress is not None:
+            progress.message(f"The memory is full: going on with at most {self.limits.layers} layers at a time.")
+        self._pass(run, group, progress)
 
     def _steps(self, run: Job) -> int:
         batches = len(run.prompts) if isinstance(run, Lockstep) else -(-len(run.prompts) // self.settings.batch)
@@ -189,14 +219,15 @@ class _Plan:
 
 def _watched_layers(
     host: DiffusionHost, concepts: Sequence[CaptureConcept], student: Mapping[str, Delta] | None,
-    settings: CaptureSettings, progress: Progress | None,
+    also: Sequence[str], settings: CaptureSettings, progress: Progress | None,
 ) -> dict[str, str]:  # fmt: skip
-    """Layer -> leader, for the layers that are touched, run, and are not too wide."""
+    """Layer -> leader, for the layers that are touched (or in `also`), run, and are not too wide."""
     modules, leaders = host.layers(), shared_inputs(host, settings)
     touched = sorted({name for deltas in (*(c.deltas for c in concepts), student or {}) for name in deltas})
     unknown = [name for name in touched if name not in modules]
     if unknown:
         raise InputError("unknown-layer", f"{host.info.name} has no layer {unknown[0]}.", key=unknown[0])
+    touched = sorted({*touched, *(name for name in also if name in modules)})
     if settings.preset == "text":
         touched = [name for name in touched if needs_only_text(name)]
     silent = [name for name in touched if name not in leaders]

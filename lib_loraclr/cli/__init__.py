@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from lib_loraclr.cli.parser import build_parser
 from lib_loraclr.core.errors import Cancelled, LoraclrError
+from lib_loraclr.core.memory import out_of_memory
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(Cancelled(), as_json)
     except LoraclrError as error:
         return _fail(error, as_json)
-    except MemoryError:
-        return _fail(LoraclrError("out-of-memory", "The machine's memory is full; nothing was written."), as_json)
     except Exception as error:
+        if out_of_memory(error):
+            return _fail(LoraclrError("out-of-memory", "The machine's memory is full; nothing was written."), as_json)
         # A defect of ours or of a library: the trace is what a bug report needs.
         traceback.print_exc(file=sys.stderr)
         return _fail(LoraclrError("unexpected", f"{type(error).__name__}: {error}"), as_json)

@@ -52,10 +52,15 @@ def exact_float32() -> Generator[None]:
 
 
 def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
-    """X with X A = B for symmetric positive (semi)definite A (n, n) and B (m, n), by Cholesky in float64.
+    """X with X A = B for symmetric positive (semi)definite A (n, n) and B (m, n), by `factor_spd`, in B's dtype."""
+    return torch.cholesky_solve(rhs.double().T, factor_spd(matrix)).T.to(rhs)
 
-    A singular or slightly indefinite A gets the smallest jitter, from 1e-14 of its mean diagonal upwards in decades,
-    that makes it factorise; the result has B's dtype and device. Raises `ArithmeticError` on NaN or Inf.
+
+def factor_spd(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factor (n, n), float64, of a symmetric positive (semi)definite matrix.
+
+    A singular or slightly indefinite one gets the smallest jitter, from 1e-14 of its mean diagonal upwards in decades,
+    that makes it factorise. Raises `ArithmeticError` on NaN or Inf.
     """
     exact = matrix.double()
     scale = float(exact.diagonal().mean()) or 1.0
@@ -65,7 +70,7 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
         shifted = exact if jitter == 0.0 else exact + jitter * scale * torch.eye(len(exact)).to(exact)
         factor, failed = torch.linalg.cholesky_ex(shifted)
         if not int(failed):
-            return torch.cholesky_solve(rhs.double().T, factor).T.to(rhs)
+            return factor
     raise ArithmeticError("the matrix is not positive definite")
 
 

@@ -15,6 +15,7 @@ from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.core.fidelity import ConceptFidelity, fidelity
 from lib_loraclr.core.fusion import activation_gram
 from lib_loraclr.core.linalg import balanced, exact_float32
+from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.core.methods import complete_options, get_method
 from lib_loraclr.core.methods.base import MergeMethod
 from lib_loraclr.core.problem import LayerProblem, LayerSolution
@@ -51,7 +52,7 @@ def merge_layers(
     Layers without statistics are averaged when the method needs some (info says so). `bytes_per_value` is that of the
     file, for `size=`. `on_layer(name)` is called before each layer; whatever it raises ends the merge and passes
     through. Without `measure` no fidelity is computed, which is half the work of a closed form. A layer that does not
-    fit on the device is done on the CPU. Raises InputError for a wrong method, option or size.
+    fit on the device is done on the CPU (info says so). Raises InputError for a wrong method, option or size.
     """
     chosen, policy = get_method(method), rank or RankPolicy()
     device = "cpu" if torch.device(device).type == "mps" else device  # Apple's MPS has no float64
@@ -62,22 +63,26 @@ def merge_layers(
     solved: dict[str, LayerSolution] = {}
     merged: dict[str, MergedLayer] = {}
     spectra: dict[str, Tensor] = {}
+    crowded: set[str] = set()
     with exact_float32():
         for problem in ordered:  # layers of equal shape could be one batch here; on a GPU that saves launches
-            name = problem.name
+            name, full = problem.name, partial(crowded.add, problem.name)
             if on_layer is not None:
                 on_layer(name)
-            solved[name] = on_device(device, partial(_solve, problem, chosen, complete, seed))
+            solved[name] = on_device(device, partial(_solve, problem, chosen, complete, seed), full)
             if together:
-                spectra[name] = on_device(device, partial(_energies, problem, solved[name]))
+                spectra[name] = on_device(device, partial(_energies, problem, solved[name]), full)
             else:
-                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), fixed, measure))
+                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), fixed, measure), full)
         if together:
             costs = {problem.name: bytes_per_rank(problem.shape, bytes_per_value) for problem in ordered}
             ranks = allocate(policy, spectra, costs)
             for problem in ordered:
-                name = problem.name
-                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), ranks[name], measure))
+                name, full = problem.name, partial(crowded.add, problem.name)
+                finish = partial(_finish, problem, solved.pop(name), ranks[name], measure)
+                merged[name] = on_device(device, finish, full)
+    for name in crowded:
+        merged[name].info["on_cpu"] = True
     return merged
 
 
@@ -122,13 +127,15 @@ def _placed(problem: LayerProblem, device: torch.device | str) -> LayerProblem:
     return replace(problem, deltas=[None if d is None else d.to(device, torch.float64) for d in problem.deltas])
 
 
-def on_device(device: torch.device | str, step: Callable[[torch.device | str], T]) -> T:
-    """`step(device)`, and `step("cpu")` when the device's memory does not suffice for it."""
+def on_device(
+    device: torch.device | str, step: Callable[[torch.device | str], T], on_full: Callable[[], object] = lambda: None
+) -> T:
+    """`step(device)`, and `step("cpu")` after `on_full()` when the device's memory does not suffice for it."""
     try:
         return step(device)
     except RuntimeError as error:
-        if torch.device(device).type == "cpu" or "out of memory" not in str(error).lower():
+        if torch.device(device).type == "cpu" or not out_of_memory(error):
             raise
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_memory()
+    on_full()
     return step("cpu")

@@ -6,7 +6,7 @@ see nothing else of a WebUI.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +110,7 @@ class Application(Protocol):
 class OpensFolder(Protocol):
     """What an `Application` may offer besides: the tab shows its button "Open the folder" only where this is there."""
 
-    def open_folder(self) -> None:
-        """Show `catalogue.folder()` in the file manager of the machine that the program runs on."""
+    @property
+    def open_folder(self) -> Callable[[], None] | None:
+        """Shows `catalogue.folder()` in the file manager of the machine that the program runs on; None: not allowed."""
         ...

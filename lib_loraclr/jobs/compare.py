@@ -71,7 +71,7 @@ def _variants(plan: Plan, task: Task, merged: Mapping[str, MergedLayer], progres
     measured = {problem.name: problem for problem in task.problems}
     found: list[Variant] = []
     for label, method, options, statistics in ways:
-        problems = problems_of(task.acting, task.shapes, statistics)
+        problems = problems_of(task.acting, task.shapes, statistics, task.statistics.attention)
         layers = solve(
             problems, method, options, plan=plan, progress=progress, label=f"Comparing: {label}", measure=False
         )

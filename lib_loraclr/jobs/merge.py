@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lib_loraclr.capture import PassLimits
 from lib_loraclr.core.merge import MergedLayer
 from lib_loraclr.formats import FileWarning
 from lib_loraclr.hosts.ports import Progress
@@ -38,6 +39,7 @@ def merge(options: MergeOptions, *, open_host: HostOpener, progress: Progress) -
             task.problems, method, plan.method_options, plan=plan, progress=progress, label=label, rank=plan.rank
         )
     warnings = [*name_warnings(options.out, files), *task.warnings, *_layer_warnings(merged, plan)]
+    warnings += _memory_warnings(task.statistics.limits, merged)
     report = None
     if options.report is not None:
         with watch("report"):
@@ -52,3 +54,16 @@ def _layer_warnings(merged: Mapping[str, MergedLayer], plan: Plan) -> list[FileW
     reason = "the preset text does not watch them" if plan.options.preset == "text" else "the model did not run them"
     message = f"{len(averaged)} of {len(merged)} layers were averaged, because {reason}."
     return [FileWarning("layers-averaged", message, key=averaged[0])]
+
+
+def _memory_warnings(limits: PassLimits, merged: Mapping[str, MergedLayer]) -> list[FileWarning]:
+    found: list[FileWarning] = []
+    if limits.lowered:
+        pictures = "" if limits.pictures is None else f" and {limits.pictures} pictures"
+        message = f"The memory was not enough for one pass: the model was watched {limits.layers} layers{pictures} at a time, which took longer."  # noqa: E501
+        found.append(FileWarning("memory-passes", message, key="memory_budget"))
+    on_cpu = sorted(name for name, layer in merged.items() if layer.info.get("on_cpu"))
+    if on_cpu:
+        message = f"The device's memory was not enough for {len(on_cpu)} of {len(merged)} layers; the CPU solved them."
+        found.append(FileWarning("memory-cpu", message, key=on_cpu[0]))
+    return found

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
-from lib_loraclr.capture import CaptureConcept, StatisticsCache, capture, combine
+from lib_loraclr.capture import CaptureConcept, PassLimits, StatisticsCache, capture, combine
 from lib_loraclr.core.deltas import LayerShape
 from lib_loraclr.core.merge import MergedLayer, merge_layers
 from lib_loraclr.core.problem import LayerProblem, Statistics
 from lib_loraclr.core.rank import RankPolicy
 from lib_loraclr.hosts.ports import DiffusionHost, Progress
+from lib_loraclr.jobs.attention import AttentionMetrics, partners
 from lib_loraclr.jobs.inputs import Concept
 from lib_loraclr.jobs.meter import Stopwatch
 from lib_loraclr.jobs.settings import Plan
@@ -18,10 +20,16 @@ from lib_loraclr.jobs.settings import Plan
 
 @dataclass(frozen=True)
 class Gathered:
-    """`teacher`: with the single LoRAs running; `all`: with every refinement round added. Layer name -> statistics."""
+    """`teacher`: with the single LoRAs running; `all`: with every refinement round added. Layer name -> statistics.
+
+    `attention` makes the metrics of query and key layers where the merge asks for them; `limits` is what the memory
+    left of a pass.
+    """
 
     teacher: Mapping[str, Statistics]
     all: Mapping[str, Statistics]
+    limits: PassLimits = field(default_factory=PassLimits)
+    attention: AttentionMetrics | None = None
 
 
 def gather(
@@ -40,31 +48,38 @@ def gather(
     margin or rank finds all rounds in the cache. Targets stay the LoRAs' own responses (dataset aggregation).
     """
     chosen = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas, c.choice.prompts) for c in concepts]
+    limits = PassLimits()
+    attention = AttentionMetrics(host, shapes, concepts) if plan.attention else None
+    also = partners({name for concept in concepts for name in concept.deltas}) if plan.attention else []
+    watched = partial(capture, host, chosen, plan.capture, also=also, progress=progress, cache=cache, limits=limits)
     with watch("capture"):
-        teacher = capture(host, chosen, plan.capture, progress=progress, cache=cache)
+        teacher = watched()
     everything = teacher
     for number in range(1, plan.rounds + 1):
         with watch("solve"):
-            problems = problems_of(concepts, shapes, everything)
+            problems = problems_of(concepts, shapes, everything, attention)
             label = f"Solving for round {number} of {plan.rounds}"
             method, options = "gradient-fusion", plan.student_options
             merged = solve(problems, method, options, plan=plan, progress=progress, label=label, measure=False)
             student = {name: layer.delta for name, layer in merged.items()}
         with watch("capture"):
-            found = capture(host, chosen, plan.capture, student=student, round=number, progress=progress, cache=cache)
-            everything = combine(everything, found)
-    return Gathered(teacher, everything)
+            everything = combine(everything, watched(student=student, round=number))
+    return Gathered(teacher, everything, limits, attention)
 
 
 def problems_of(
-    concepts: Sequence[Concept], shapes: Mapping[str, LayerShape], statistics: Mapping[str, Statistics]
+    concepts: Sequence[Concept],
+    shapes: Mapping[str, LayerShape],
+    statistics: Mapping[str, Statistics],
+    attention: AttentionMetrics | None = None,
 ) -> list[LayerProblem]:
-    """One problem per layer that any concept changes, sorted by name."""
-    names = sorted({name for concept in concepts for name in concept.deltas})
-    return [
-        LayerProblem(name, shapes[name], [concept.deltas.get(name) for concept in concepts], statistics.get(name))
-        for name in names
-    ]
+    """One problem per layer that any concept changes, sorted by name; with metrics where `attention` makes them."""
+    problems: list[LayerProblem] = []
+    for name in sorted({name for concept in concepts for name in concept.deltas}):
+        metric, reason = attention.of(name, statistics) if attention is not None else (None, "")
+        deltas = [concept.deltas.get(name) for concept in concepts]
+        problems.append(LayerProblem(name, shapes[name], deltas, statistics.get(name), metric, reason))
+    return problems
 
 
 def solve(

@@ -67,6 +67,11 @@ class Plan:
         return int(self.method_options.get("rounds", 0)) if self.samples else 0
 
     @property
+    def attention(self) -> bool:
+        """Whether queries and keys are merged in the metric of their attention, which needs more layers watched."""
+        return self.method_options.get("metric") == "attention"
+
+    @property
     def student_options(self) -> dict[str, Any]:
         """Options of the gradient fusion whose result runs in the refinement rounds.
 

@@ -49,7 +49,7 @@ class Task:
     @property
     def problems(self) -> list[LayerProblem]:
         """Every layer with everything that was gathered."""
-        return problems_of(self.acting, self.shapes, self.statistics.all)
+        return problems_of(self.acting, self.shapes, self.statistics.all, self.statistics.attention)
 
     @property
     def family(self) -> str:

@@ -27,6 +27,17 @@ def ask(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], queri
 
     A separate `value` becomes the context too, and masks, which belong to other tokens, are dropped.
     """
+    arguments, keywords = rephrased(inputs, named, queries, context)
+    for name in MASK_NAMES:
+        if keywords.get(name) is not None:
+            keywords[name] = None
+    return module.forward(*arguments, **keywords)
+
+
+def rephrased(
+    inputs: tuple[Any, ...], named: dict[str, Any], queries: Tensor, context: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an attention call with other queries and another context, which is the `value` as well."""
     arguments, keywords = list(inputs), dict(named)
     if arguments:
         arguments[0] = queries
@@ -38,10 +49,19 @@ def ask(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], queri
         keywords[_present(named, CONTEXT_NAMES)] = context
     if keywords.get("value") is not None:
         keywords["value"] = context
-    for name in MASK_NAMES:
-        if keywords.get(name) is not None:
-            keywords[name] = None
-    return module.forward(*arguments, **keywords)
+    return tuple(arguments), keywords
+
+
+def divisible(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether a layer may be called for a part of its rows and tokens without anybody noticing.
+
+    Not where another extension has put its own `forward` or hooks on it, which may count rows, and not where a mask or
+    a separate value came with the call. One hook of each kind is the regional runtime's own.
+    """
+    own = vars(module)
+    alone = "forward" not in own and len(own["_forward_hooks"]) == len(own["_forward_pre_hooks"]) == 1
+    extra = named.get("value") is not None or any(named.get(name) is not None for name in MASK_NAMES)
+    return alone and not extra and len(inputs) <= 2 and context_of(inputs, named) is not None
 
 
 def _present(named: dict[str, Any], names: tuple[str, ...]) -> str:

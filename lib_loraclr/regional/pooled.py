@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lib_loraclr.regional.conditions import Call, Share
-from lib_loraclr.regional.mixing import LayerWeights
+from lib_loraclr.regional.mixing import BaseWeights, LayerWeights
 from lib_loraclr.regional.sites import Residual, Sites
 
-WeightsFor = Callable[[int, int, Tensor], tuple[LayerWeights, Tensor]]  # height, width, like -> weights, base (b|1, n)
+WeightsFor = Callable[[int, int, Tensor], tuple[LayerWeights, BaseWeights]]  # height, width, like
 
 
 class PooledMap:
@@ -101,7 +101,7 @@ class PooledMap:
     def _map(self, features: Tensor, output: Tensor, own: list[tuple[Share, Tensor]]) -> Tensor:
         height, width = features.shape[-2:]
         weights, base = self.weights_for(height, width, output)
-        spread = output[:, :, None] * base[:, None]
+        spread = output[:, :, None] * base.values[:, None]
         for share, projected in own:
             rows = share.rows if isinstance(share.rows, slice) else share.rows.to(spread.device)
             spread[rows] += projected[rows, :, None] * weights.values[share.region][None, None]

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lib_loraclr.regional.asking import ask, context_of, queries_of
+from lib_loraclr.regional.asking import ask, context_of, divisible, queries_of, rephrased
 from lib_loraclr.regional.conditions import Call, RegionText, Row, Share, plan_call
 from lib_loraclr.regional.isolation import Subject, isolates, subjects, to_device
 from lib_loraclr.regional.layout import Layout
 from lib_loraclr.regional.lora import MaskedLoras, RegionDeltas, Scope
-from lib_loraclr.regional.mixing import LayerWeights, mix, put
+from lib_loraclr.regional.mixing import BaseWeights, LayerWeights, mix, pick, put, weighted
 from lib_loraclr.regional.pooled import PooledMap
 from lib_loraclr.regional.sites import AttentionBlock, Sites
 
@@ -43,8 +43,9 @@ class RegionalRuntime:
         self._conditions: Sequence[Sequence[RegionText]] = ()
         self._call: Call | None = None
         self._plans: dict[tuple[Row, ...], Call] = {}
+        self._whole: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any], BaseWeights]] = {}
         self._weights: dict[tuple[Any, ...], LayerWeights] = {}
-        self._bases: dict[tuple[Any, ...], Tensor] = {}
+        self._bases: dict[tuple[Any, ...], BaseWeights] = {}
         self._subjects: dict[tuple[Any, ...], tuple[Subject, ...]] = {}
 
     @property
@@ -61,6 +62,8 @@ class RegionalRuntime:
             for owner in self.sites.owners:
                 self._handles.append(owner.register_forward_pre_hook(self._before_owner, with_kwargs=True))
             for block in self.sites.blocks:
+                hook = self._before_cross(block)
+                self._handles.append(block.attn2.register_forward_pre_hook(hook, with_kwargs=True))
                 self._handles.append(block.attn2.register_forward_hook(self._after_cross(block), with_kwargs=True))
                 if self.layout.spec.isolation.strength > 0:
                     hook = self._after_self(block)
@@ -140,19 +143,19 @@ class RegionalRuntime:
         if call is None or size is None or not call.shares:
             return output
         weights, base = self._weights_and_base(*size, output)
-        mixed = output * base[:, :, None]
+        mixed = weighted(output, BaseWeights(base.values, None), queries)
         for share in call.shares:
             tokens = weights.tokens[share.region]
             if tokens is not None and not len(tokens):
                 continue
-            answer = (
-                attend(share.whole(block.number, queries))[share.rows] * weights.values[share.region][None, :, None]
-            )
-            put(mixed, share.rows, None, answer)
+            with self._scoped(region=share.region):
+                answer = attend(share.whole(block.number, queries))[share.rows]
+            put(mixed, share.rows, None, answer * weights.values[share.region][None, :, None])
         return mixed
 
     def _abandon(self) -> None:
         self._pooled.end()
+        self._whole.clear()
         self._call, self.scope = None, None
 
     def _before_owner(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -165,16 +168,39 @@ class RegionalRuntime:
             if self.scope is not None:
                 self.scope.size = height, width
 
+    def _before_cross(self, block: AttentionBlock) -> Callable[..., Any]:
+        """Where regions cover the picture, its own prompt is asked only for what they leave over."""
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            call, scope, context = self._call, self.scope, context_of(inputs, named)
+            if call is None or scope is None or context is None or not call.shares:
+                return None
+            queries = queries_of(inputs, named)
+            size = self._size(block.owner, queries) if divisible(module, inputs, named) else None
+            base = None if size is None else self._weights_and_base(*size, queries)[1]
+            if base is None or base.part is None:
+                return None
+            self._whole[module] = inputs, named, base
+            scope.tokens = base.part.tokens
+            part = pick(queries, base.part.rows, base.part.tokens)
+            return rephrased(inputs, named, part, context[base.part.rows])
+
+        return hook
+
     def _after_cross(self, block: AttentionBlock) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor | None:
             call = self._call
             if call is None or not call.shares:
                 return None
+            inputs, named, asked = self._whole.pop(module, (inputs, named, None))
+            if asked is not None and self.scope is not None:
+                self.scope.tokens = None
             queries = queries_of(inputs, named)
             size = self._size(block.owner, queries)
             if size is None:
                 return None
             weights, base = self._weights_and_base(*size, output)
+            base = BaseWeights(base.values, None if asked is None else asked.part)
 
             def attend(share: Share, part: Tensor, context: Tensor, tokens: Tensor | None) -> Tensor:
                 with self._scoped(region=share.region, tokens=tokens):
@@ -219,7 +245,7 @@ class RegionalRuntime:
             return None
         return size
 
-    def _weights_and_base(self, height: int, width: int, like: Tensor) -> tuple[LayerWeights, Tensor]:
+    def _weights_and_base(self, height: int, width: int, like: Tensor) -> tuple[LayerWeights, BaseWeights]:
         weights = self._weights_at(height, width, like)
         present = self._call.present if self._call is not None else ()
         kept = present[:1] if self._call is not None and self._call.uniform else present

@@ -42,14 +42,15 @@ def _positive(spec: RegionalSpec, region: Region, prompt: str, hires: bool, trig
 
 
 def _negative(spec: RegionalSpec, region: Region, negative: str) -> str | None:
+    """None where the picture's own serves; a region's LoRAs change even an equal text, so they ask for it again."""
     own = region.negative.strip()
     if region.negative_mode == "inherit":
-        return None
-    if region.negative_mode == "append" and not own:
+        found = negative
+    elif region.negative_mode == "append" and not own:
         found = "" if spec.base.negative == "empty" else negative
     else:
         found = own if region.negative_mode == "replace" else _joined(negative, own)
-    return None if found == negative else found
+    return None if found == negative and not region.loras else found
 
 
 def _joined(*parts: str) -> str:

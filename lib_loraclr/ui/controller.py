@@ -165,7 +165,7 @@ class TabController:
             concepts = [{"name": c.name, "trigger": c.trigger, "class_word": c.class_word} for c in result.choices]
             about["result"] = {
                 "name": result.name, "prompt": result.prompt, "concepts": concepts, "report": bool(result.report_page),
-                "measured": self._can_preview(),
+                "measured": self._can_preview(), "again": self.application.cache_folder() is not None,
             }  # fmt: skip
         return result_html(result) if result else "", grid_html(grid) if grid else "", self._reply(**about)
 
@@ -208,7 +208,9 @@ class TabController:
             return self.application.open_host(checkpoint, device)
 
         with TemporaryDirectory(prefix="loraclr-report-", ignore_cleanup_errors=True) as folder:
-            options = replace(plan.options, report=Path(folder) if report else None)
+            # where the program keeps no statistics they go with the job
+            cache = plan.options.cache or Path(folder) / "statistics"
+            options = replace(plan.options, report=Path(folder) if report else None, cache=cache)
             outcome = merge(options, open_host=open_host, progress=progress)
             data = json.loads(outcome.report[0].read_text(encoding="utf-8")) if outcome.report else None
             page = outcome.report[1].read_text(encoding="utf-8") if outcome.report else ""
@@ -218,7 +220,8 @@ class TabController:
             if model is not None and signature not in self._captured:
                 steps = picture_steps(plan.capture, len(choices), plan.rounds)
                 self.pace.learn(model, plan, steps, outcome.seconds.get("capture", 0.0))
-            self._captured.add(signature)
+            if plan.options.cache is not None:
+                self._captured.add(signature)
         self.result, self.grid = MergeResult(outcome, choices, data, page), None
         return self.result
 

@@ -14,14 +14,15 @@ from lib_loraclr.jobs.report.charts import heat_map
 from lib_loraclr.ui.words import note, tag
 
 Version = tuple[Path, int, int]
-SOME, MUCH = 0.05, 0.25  # cosines from which a plain sum bleeds a little, and visibly
+SOME, MUCH = 0.05, 0.25  # cosines of the weight changes
 MEANING = (
-    "0: unrelated changes. 1: the same change. Negative: opposite changes. The higher, the more a plain sum bleeds."
+    "0: unrelated changes of the weights. 1: the same change. Negative: opposite changes. How much concepts bleed "
+    "depends on the model too, which only the presets Full and Text look at."
 )
 VERDICTS = (
-    "These LoRAs hardly interfere; even a plain sum may do.",
-    "Some interference: a data-driven merge will keep these LoRAs apart better than a plain sum.",
-    "Strong interference: a plain sum of these would bleed. Merge with the preset Full.",
+    "These LoRAs change the weights in different directions.",
+    "These LoRAs change some weights in the same direction.",
+    "These LoRAs change many weights in the same direction: a plain sum of them would bleed. Choose the preset Full.",
 )
 NEEDS_MODEL = "DoRA and OFT files are defined together with the base model; their interference is not shown."
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
+from lib_loraclr.core.memory import out_of_memory
 from lib_loraclr.hosts.application import Application, JobState
 from lib_loraclr.hosts.ports import Progress
 
@@ -98,10 +99,8 @@ class Runner:
                 return Finished(kind, task_id, body(progress))
         except LoraclrError as error:
             return Finished(kind, task_id, error=error)
-        except MemoryError:
-            return Finished(kind, task_id, error=LoraclrError("out-of-memory", OUT_OF_MEMORY))
         except Exception as error:
-            if type(error).__name__ in ("OutOfMemoryError", "AcceleratorError") or "out of memory" in str(error):
+            if out_of_memory(error):
                 return Finished(kind, task_id, error=LoraclrError("out-of-memory", OUT_OF_MEMORY))
             LOG.exception("The job '%s' failed.", title)
             text = f"Something went wrong: {type(error).__name__}: {error}. The console has the details."

@@ -22,7 +22,7 @@ from lib_loraclr.ui.controls import (
 )
 from lib_loraclr.ui.interference import Interference, interference_html
 from lib_loraclr.ui.settings import NAMES, method_name, method_title, settle
-from lib_loraclr.ui.words import tag
+from lib_loraclr.ui.words import note, tag
 from lib_loraclr.version import __version__
 
 PROGRESS = (
@@ -62,6 +62,13 @@ def build_tab(application: Application) -> gr.Blocks:
                 controls = _work(parts)
         _bridge(parts)
         _wire(controller, parts, controls)
+    return blocks
+
+
+def build_notice(message: str) -> gr.Blocks:
+    """The tab of a program that cannot merge: one sentence."""
+    with gr.Blocks(analytics_enabled=False, title="LoRACLR") as blocks:
+        gr.HTML(note(message, "warning"), elem_id="loraclr_notice")
     return blocks
 
 

@@ -198,6 +198,21 @@ def test_two_merges_at_once_run_one_after_the_other_and_one_is_cancelled(
     assert client.post("/tasks/task(never)/cancel").status_code == 404
 
 
+def test_of_two_queued_merges_with_one_name_the_second_replaces_nothing(
+    client: TestClient, finished: Finished, application: StandaloneApplication, folder: Path
+) -> None:
+    body = {"name": "twin", "preset": "instant", "method": "sum"}
+    with application.job("something else", "task(busy)"):
+        first = client.post("/merge", json={**body, "loras": ["anna", "ben"]}).json()["task"]
+        second = client.post("/merge", json={**body, "loras": ["anna", "cleo"]}).json()["task"]
+    results = {finished(first).get("error", {}).get("code"), finished(second).get("error", {}).get("code")}
+    assert results == {None, "output-exists"}
+    won = first if "result" in finished(first) else second
+    names = [entry["file"] for entry in client.get("/recipes/twin").json()["recipe"]["inputs"]]
+    assert names == ["anna.safetensors", "ben.safetensors" if won == first else "cleo.safetensors"]
+    assert sorted(path.name for path in folder.glob("twin*")) == ["twin.json", "twin.safetensors"]
+
+
 def test_the_queue_has_an_end(client: TestClient, finished: Finished, application: StandaloneApplication) -> None:
     body = {"loras": ["anna", "ben"], "preset": "instant", "method": "sum"}
     with application.job("something else", "task(busy)"):

@@ -32,7 +32,10 @@ class Services:
         return [(len(text.split()), 75) for text in texts]
 
     def concepts(self) -> list[Concept]:
-        return [Concept("anna", "anna1 woman", "merged"), Concept("bert", "bert1 man", "merged", 0.8)]
+        return [
+            Concept("anna", "anna1 woman", "merged", phrase="anna1 woman"),
+            Concept("bert", "bert1", "merged", 0.8, "bert1 man"),
+        ]
 
 
 @contextmanager

@@ -25,11 +25,11 @@ class RunningTab:
     application: Any
     loras: Path
     names: tuple[str, ...]
+    known: frozenset[str]
 
     def merged(self) -> list[str]:
         """Names of the files in the folder that were not there at the start."""
-        known = {*self.names, "other base", "cut short"}
-        return sorted(path.stem for path in self.loras.glob("*.safetensors") if path.stem not in known)
+        return sorted(files_in(self.loras) - self.known)
 
 
 @contextmanager
@@ -42,15 +42,21 @@ def running_tab(folder: Path) -> Iterator[RunningTab]:
 
     networking.url_ok = lambda url: True  # its own three seconds are not enough on a machine that is busy
     checkpoint, names = fill(folder)
+    known = frozenset(files_in(folder / "loras"))
     application = StandaloneApplication(folder / "loras", checkpoint, device="cpu", cache=folder / "cache")
     page = build_page(application)
     _, address, _ = page.launch(
         server_name="127.0.0.1", share=False, show_api=False, quiet=True, prevent_thread_lock=True
     )
     try:
-        yield RunningTab(address, application, folder / "loras", names)
+        yield RunningTab(address, application, folder / "loras", names, known)
     finally:
         page.close()
+
+
+def files_in(folder: Path) -> set[str]:
+    """Names of the LoRAs of a folder."""
+    return {path.stem for path in folder.glob("*.safetensors")}
 
 
 def fill(folder: Path) -> tuple[Path, tuple[str, ...]]:

@@ -278,6 +278,40 @@ def test_concept_puts_trigger_and_tag_once(panel: Panel) -> None:
     assert panel.page.locator("#txt2img_prompt textarea").input_value() == "two people <lora:merged:1>"
 
 
+def test_the_merge_tab_sends_every_concept_of_its_file(panel: Panel) -> None:
+    panel.load(TWO)
+    sent = {
+        "lora": "trio",
+        "concepts": [
+            {"name": "anna", "trigger": "anna1", "class_word": "woman"},
+            {"name": "bert", "trigger": "bert1 man", "class_word": "man"},
+            {"name": "ink", "trigger": "", "class_word": "style"},
+        ],
+    }
+    for _ in range(2):
+        assert panel.page.evaluate("sent => loraclrRegional.receive(sent)", sent) is True
+    regions = panel.spec()["regions"]
+    assert [region["prompt"] for region in regions] == ["anna1 woman", "bert1 man", "style"]
+    assert [region["concept"] for region in regions] == ["anna", "bert", "ink"]
+    assert [region["shape"]["r"] for region in regions] == [
+        [0, 0, 0.3333, 1],
+        [0.3333, 0, 0.6667, 1],
+        [0.6667, 0, 1, 1],
+    ]
+    assert panel.page.locator("#txt2img_prompt textarea").input_value() == "two people <lora:trio:1>"
+    chooser = panel.page.locator("[data-region=r2]").get_by_label("Concept of a merged LoRA")
+    assert chooser.locator("option:checked").inner_text() == "bert — trio"  # not the bert of another file
+    panel.page.locator(".loraclr-canvas").focus()
+    panel.page.keyboard.press("Control+z")
+    panel.page.keyboard.press("Control+z")
+    assert panel.spec() == TWO
+    seven = [{"name": f"c{k}", "trigger": f"t{k}"} for k in range(7)]
+    panel.page.evaluate("sent => loraclrRegional.receive(sent)", {"lora": "many", "concepts": seven})
+    boxes = [region["shape"]["r"] for region in panel.spec()["regions"]]
+    assert boxes[3] == [0.75, 0, 1, 0.5]
+    assert boxes[6] == [0.6667, 0.5, 1, 1]
+
+
 def test_server_counts_tokens_and_shows_the_exact_weights(panel: Panel) -> None:
     panel.load(TWO)
     panel.page.wait_for_function("document.querySelector('.loraclr-tokens').textContent === '2/75'")

@@ -18,7 +18,8 @@ WEBUI: dict[str, tuple[str, ...]] = {
     ),
     "modules/options.py": ("add_option", "info", "section"),
     "modules/shared_options.py": ("CLIP_stop_at_last_layers",),
-    "modules/cmd_args.py": ("api", "api_auth", "nowebui"),
+    "modules/cmd_args.py": ("api", "api_auth", "nowebui", "hide_ui_dir_config"),
+    "modules/util.py": ("open_folder",),
     "modules/launch_utils.py": ("git_tag",),
     "modules/call_queue.py": ("queue_lock",),
     "modules/progress.py": ("add_task_to_queue", "start_task", "finish_task", "pending_tasks"),
@@ -31,7 +32,9 @@ WEBUI: dict[str, tuple[str, ...]] = {
     "modules/sd_models.py": (
         "model_data", "sd_model", "sd_checkpoint_info", "filename", "sha256", "name_for_extra",
     ),
-    "modules/script_callbacks.py": ("on_ui_tabs", "on_app_started", "on_ui_settings"),
+    "modules/script_callbacks.py": (
+        "add_callback", "callback_map", "callbacks_ui_tabs", "callbacks_app_started", "callbacks_ui_settings",
+    ),
 }  # fmt: skip
 
 A1111: dict[str, tuple[str, ...]] = {
@@ -87,7 +90,7 @@ FORGE: dict[str, tuple[str, ...]] = {
     "backend/modules/k_model.py": (
         "apply_model", "predictor", "diffusion_model", "storage_dtype", "computation_dtype",
     ),
-    "backend/modules/k_prediction.py": ("sigmas",),
+    "backend/modules/k_prediction.py": ("sigmas", "prediction_type"),
     "backend/operations.py": ("scale_weight",),
     "extensions-builtin/sd_forge_lora/network.py": ("filename", "name"),
     "extensions-builtin/sd_forge_lora/networks.py": (
@@ -100,7 +103,7 @@ ROOTS = {
     "shared", "state", "options", "bar", "call_queue", "processing", "devices", "prompt_parser", "sd_models",
     "sd_unet", "sd_hijack", "hijack", "launch_utils", "networks", "network", "model", "engine", "loaded", "checkpoint",
     "embedder", "inner", "layer", "tokenizer", "chunk", "patcher", "unet", "text", "stage", "memory_management",
-    "original", "script_callbacks",
+    "original", "script_callbacks", "util",
 }  # fmt: skip
 # of torch, dict, list, str and ours; or open_clip's, which is no file of the host
 OTHERS = {
@@ -110,13 +113,13 @@ OTHERS = {
     "require_model", "data",
 }  # fmt: skip
 
-SHARED_FILES = "webui/{application,catalogue,host,progress,settings,words}"
+SHARED_FILES = "webui/{application,callbacks,catalogue,host,progress,settings,words}"
 ADAPTERS = {
     "a1111": (
-        "webui/{application,catalogue,host,progress,settings,words}",
+        "webui/{application,callbacks,catalogue,host,progress,settings,words}",
         "a1111/{application,host,model,networks,sizes}",
     ),
-    "forge": ("webui/{application,catalogue,host,progress,settings,words}", "forge/{application,host,model}"),
+    "forge": ("webui/{application,callbacks,catalogue,host,progress,settings,words}", "forge/{application,host,model}"),
 }
 
 

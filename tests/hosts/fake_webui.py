@@ -1,6 +1,7 @@
 """The few modules of a WebUI that the regional adapters import, small enough to see through.
 
-`prompt_parser` reads `[a:b:N]` (N: a step) and nothing else; the text encoder gives every word one row by its name.
+`prompt_parser` reads `[a:b:N]` (N: a step, or below 1 a share of the steps) and nothing else; the text encoder gives
+every word one row by its name.
 The denoisers are written from what A1111 (modules/sd_samplers_cfg_denoiser.py of v1.10.1) and Forge
 (backend/sampling/sampling_function.py) hand to the model: the order of rows, nothing more.
 """
@@ -41,13 +42,15 @@ class SdConditioning(list):
 def learned_conditioning(model: Any, prompts: Any, steps: int, hires_steps: Any = None, old: bool = False) -> Any:
     found = []
     for prompt in prompts:
-        match = re.search(r"\[(.*?):(.*?):(\d+)\]", prompt)
+        match = re.search(r"\[(.*?):(.*?):([\d.]+)\]", prompt)
         model.encoded.append(prompt)
         if match is None:
             found.append([Entry(steps, model.encode(prompt))])
             continue
         first, second = (prompt[: match.start()] + match.group(k) + prompt[match.end() :] for k in (1, 2))
-        found.append([Entry(int(match.group(3)), model.encode(first)), Entry(steps, model.encode(second))])
+        when = float(match.group(3))
+        last = int(when * steps) if when < 1 else int(when)
+        found.append([Entry(last, model.encode(first)), Entry(steps, model.encode(second))])
     return found
 
 
@@ -113,6 +116,9 @@ def install(monkeypatch: Any, model: Any) -> SimpleNamespace:
         ),
         "modules.extra_networks": SimpleNamespace(parse_prompt=parse_prompt),
         "modules.sd_unet": SimpleNamespace(current_unet=None),
+        "modules.processing": SimpleNamespace(),
+        "modules.infotext_utils": SimpleNamespace(),
+        "modules.ui_components": SimpleNamespace(),
     }
     for name, module in parts.items():
         monkeypatch.setitem(sys.modules, name, module)

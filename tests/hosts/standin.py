@@ -133,7 +133,8 @@ def build(model: Model, folder: Path) -> dict[str, types.ModuleType]:
     """Module name -> stand-in, for sys.modules; `networks` among them."""
     state, calls = State(), [0]
     opts = named(CLIP_stop_at_last_layers=1, sdxl_clip_l_skip=False)
-    cmd_opts = named(lora_dir=str(folder), api=True, api_auth=None, nowebui=False)
+    cmd_opts = named(lora_dir=str(folder), api=True, api_auth=None, nowebui=False, hide_ui_dir_config=False)
+    shown: list[str] = []
 
     def zeros(_: Any, x: torch.Tensor, width: int, height: int) -> torch.Tensor:
         return x.new_zeros(len(x), 5, 1, 1)
@@ -177,6 +178,7 @@ def build(model: Model, folder: Path) -> dict[str, types.ModuleType]:
             "StableDiffusionProcessingTxt2Img": type("T", (), {"cached_hr_c": ["old", 1, 2]}),
         },
         "launch_utils": {"git_tag": lambda: "v0"},
+        "util": {"open_folder": shown.append, "shown": shown},
     }  # fmt: skip
     found: dict[str, types.ModuleType] = {"modules": types.ModuleType("modules"), "networks": Networks(folder)}
     for name, values in members.items():

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import json
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # tags.json of the index
@@ -37,10 +42,28 @@ def test_scripts_import_nothing_heavy_when_the_webui_loads_them() -> None:
     path = ROOT / "scripts" / "loraclr_tab.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     top = [ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    assert top == ["from modules import script_callbacks", "import lib_loraclr"]
+    assert top == ["from lib_loraclr.hosts.webui.callbacks import register"]
+    register = ast.parse((ROOT / "lib_loraclr" / "hosts" / "webui" / "callbacks.py").read_text(encoding="utf-8"))
+    named = [node.module for node in register.body if isinstance(node, ast.ImportFrom)]
+    assert named == ["__future__", "collections.abc", "typing", "modules"]
     package = ast.parse((ROOT / "lib_loraclr" / "__init__.py").read_text(encoding="utf-8"))
     imported = [node.module for node in ast.walk(package) if isinstance(node, ast.ImportFrom)]
     assert imported == ["lib_loraclr.version"]
+
+
+def test_callbacks_are_registered_by_file_or_as_the_webui_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[object] = []
+    new = SimpleNamespace(
+        callback_map={"callbacks_ui_tabs": found},
+        add_callback=lambda callbacks, call, *, category, filename: callbacks.append((call, category, filename)),
+    )
+    old = SimpleNamespace(on_ui_tabs=lambda call: found.append(call))
+    for host in (new, old):
+        monkeypatch.setitem(sys.modules, "modules", SimpleNamespace(script_callbacks=host))
+        monkeypatch.delitem(sys.modules, "lib_loraclr.hosts.webui.callbacks", raising=False)
+        importlib.import_module("lib_loraclr.hosts.webui.callbacks").register("a.py", ui_tabs=print)
+    monkeypatch.delitem(sys.modules, "lib_loraclr.hosts.webui.callbacks")
+    assert found == [(print, "ui_tabs", "a.py"), print]
 
 
 def test_installing_adds_nothing_to_the_webui() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lib_loraclr.capture.hooks import collect, inject
 from lib_loraclr.core.deltas import LowRank
-from lib_loraclr.hosts.a1111.open_clip import open_clip_layers, separated
+from lib_loraclr.hosts.a1111.open_clip import FusedPart, open_clip_layers, separated
 from lib_loraclr.hosts.a1111.sizes import with_size
 from lib_loraclr.hosts.webui.conditioning import Conditioning
 
@@ -73,6 +73,18 @@ def test_separated_blocks_compute_the_same_and_go_back(batch_first: bool) -> Non
         transformer.resblocks[1].attn.in_proj_weight[32:] += delta.up @ delta.down
         assert (transformer.run(x, mask) - changed).abs().max() < 1e-3
     assert all("forward" not in block.__dict__ for block in transformer.resblocks)
+
+
+def test_a_part_knows_its_weight_without_the_webui_s_lora() -> None:
+    attention = nn.MultiheadAttention(16, 4)
+    part = FusedPart(attention, 1)
+    before = attention.in_proj_weight.detach().clone()
+    assert part.network_weights_backup is None
+    attention.network_weights_backup = (before, attention.out_proj.weight.detach().clone())
+    with torch.no_grad():
+        attention.in_proj_weight += 1
+    assert torch.equal(part.network_weights_backup, before[16:32])
+    assert torch.equal(part.weight, before[16:32] + 1)
 
 
 def test_the_picture_s_size_replaces_the_one_in_the_vector() -> None:

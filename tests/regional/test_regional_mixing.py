@@ -191,14 +191,50 @@ def test_a_negative_changes_only_unconditional_rows_inside_its_region() -> None:
     assert not changed[0, :, 4:].any()
 
 
+def asked_tokens(layer: OneLayer, texts: list[RegionText]) -> list[tuple[int, ...]]:
+    """(rows, tokens) of every time that the layer is asked, its own call first."""
+    asked: list[tuple[int, ...]] = []
+    handle = layer.attn.to_q.register_forward_hook(lambda _, inputs, __: asked.append(tuple(inputs[0].shape[:2])))
+    layer(texts)
+    handle.remove()
+    return asked
+
+
 def test_inherited_negatives_are_not_computed_again_and_only_own_tokens_are_asked() -> None:
     """8 x 8 cells: a left half of 32 tokens, a column of 8; rows without a text of their own are left out."""
     layer = OneLayer(layout_of([[0, 0, 0.5, 1], [0.875, 0, 1, 1]]), 8, 8)
-    asked: list[tuple[int, ...]] = []
-    handle = layer.attn.to_q.register_forward_hook(lambda _, inputs, __: asked.append(tuple(inputs[0].shape[:2])))
-    layer([RegionText(ANNA), RegionText(BEN, NEGATIVE)])
-    handle.remove()
-    assert asked == [(2, 64), (1, 32), (2, 8)]
+    # the unconditional row needs the picture's own prompt everywhere but in the column, so both rows are asked for that
+    assert asked_tokens(layer, [RegionText(ANNA), RegionText(BEN, NEGATIVE)]) == [(2, 56), (1, 32), (2, 8)]
+
+
+def test_the_pictures_prompt_is_asked_only_where_it_is_left_over() -> None:
+    halves = layout_of([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
+    own, inherited = [RegionText(ANNA, BEN), RegionText(BEN, ANNA)], [RegionText(ANNA), RegionText(BEN)]
+    assert asked_tokens(OneLayer(halves, 8, 8), own) == [(1, 1), (2, 32), (2, 32)]  # nowhere; a call cannot be empty
+    assert asked_tokens(OneLayer(halves, 8, 8), inherited) == [(1, 64), (1, 32), (1, 32)]
+    with_gap = layout_of([[0, 0, 0.5, 1], [0.75, 0, 1, 1]])
+    assert asked_tokens(OneLayer(with_gap, 8, 8), own) == [(2, 16), (2, 32), (2, 16)]
+    alone = asked_tokens(OneLayer(layout_of([[0, 0, 1, 1]]), 8, 8), inherited[:1])
+    assert alone == [(2, 64), (2, 64)]  # whole, so that it rounds as a plain prompt does
+
+
+@pytest.mark.parametrize("foreign", ["forward", "hook", "mask"])
+def test_a_layer_that_others_work_on_is_called_whole(foreign: str) -> None:
+    texts = [RegionText(ANNA, BEN), RegionText(BEN, ANNA)]
+    expected = OneLayer(layout_of([[0, 0, 0.5, 1], [0.5, 0, 1, 1]]), 8, 8)(texts)
+    layer = OneLayer(layout_of([[0, 0, 0.5, 1], [0.5, 0, 1, 1]]), 8, 8)
+    seen: list[tuple[int, ...]] = []
+    if foreign == "forward":
+        layer.attn.forward = lambda x, context=None: CrossAttention.forward(layer.attn, x, context)
+    elif foreign == "hook":
+        layer.attn.register_forward_hook(lambda _, inputs, output: seen.append(tuple(output.shape[:2])))
+    else:
+        plain = layer.attn.__call__
+        layer.attn = lambda x, context: plain(x, context=context, mask=torch.zeros(()))
+    mixed = layer(texts)
+    assert (mixed - expected).abs().max() <= 1e-6
+    if foreign == "hook":
+        assert seen == [(2, 64)]
 
 
 @pytest.mark.parametrize("order", [[1, 0], [0, 1], [1, 1, 0], [0]])

@@ -8,6 +8,7 @@ from regional_toys import TEXT, WIDTH, Run, hooks, layout_of, noise, text, toy
 from torch import Tensor, nn
 
 from lib_loraclr.regional.conditions import Encoded, RegionText, Row
+from lib_loraclr.regional.layout import base_weight
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import find_sites
 
@@ -222,3 +223,55 @@ def test_any_size_runs(size: tuple[int, int]) -> None:
     output = run.regional(layout_of(HALVES, *size, feather=0.05), [RegionText(ANNA), RegionText(BEN)], NEGATIVE, BASE)
     assert output.shape == run.x.shape
     assert torch.isfinite(output).all()
+
+
+@pytest.mark.parametrize("size", [(75, 113), (65, 97), (128, 125), (112, 169)])
+def test_sizes_that_users_choose_keep_the_partition_of_unity(size: tuple[int, int]) -> None:
+    """600 x 904, 520 x 776, 1024 x 1000 and the first of them times 1.5, at every level and shrunk by 0.6."""
+    layout = layout_of([[0, 0, 0.4, 1], [0.4, 0.1, 0.9, 1], [0.3, 0, 0.7, 0.3]], *size, feather=0.03)
+    height, width = size
+    for _ in range(4):
+        for shrink in (1.0, 0.6):
+            weights = layout.weights(int(height * shrink), int(width * shrink), 0.0)
+            base = base_weight(weights)
+            assert float(weights.min()) >= 0
+            assert float(base.min()) >= 0
+            assert float((base + weights.sum(0) - 1).abs().max()) < 1e-6
+        height, width = (height + 1) // 2, (width + 1) // 2
+
+
+@pytest.mark.parametrize("factor", [0.6, 0.5, 1.5])
+def test_a_model_that_shrinks_its_features_has_regions_at_their_true_size(factor: float) -> None:
+    """As Kohya's deep shrink does: the first stage's features are scaled on the way in, and back on the way out."""
+    unet = toy()
+    sizes: list[tuple[int, int]] = []
+
+    def scaled(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        smaller = nn.functional.interpolate(inputs[0], scale_factor=factor, mode="nearest")
+        sizes.append((smaller.shape[2], smaller.shape[3]))
+        return (smaller, *inputs[1:])
+
+    def back(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return nn.functional.interpolate(output, (11, 9), mode="nearest")
+
+    run = Run(unet, 11, 9)
+    first = unet.input_blocks[0]
+    handles = [first.res.register_forward_pre_hook(scaled), first.attention.register_forward_hook(back)]
+    plain = run.plain(NEGATIVE, ANNA)
+    runtime = RegionalRuntime(layout_of(FULL, 11, 9), find_sites(unet))
+    with runtime.installed():
+        runtime.begin_step(0.0, [[RegionText(ANNA)]])
+        with runtime.calling(run.rows):
+            full = run.plain(NEGATIVE, BASE)
+    assert runtime.notes == []
+    assert torch.equal(full, plain)
+    runtime = RegionalRuntime(layout_of(HALVES, 11, 9), find_sites(unet))
+    with runtime.installed():
+        runtime.begin_step(0.0, [[RegionText(ANNA), RegionText(BEN)]])
+        with runtime.calling(run.rows):
+            halves = run.plain(NEGATIVE, BASE)
+    assert runtime.notes == []
+    assert (halves - plain).abs().max() > 0.01
+    assert set(sizes) == {(int(11 * factor), int(9 * factor))}
+    for handle in handles:
+        handle.remove()

@@ -204,6 +204,8 @@ def test_what_a_region_says() -> None:
     assert texts({"neg": "fog", "negmode": "replace"}) == ("", None)
     assert texts({}, base={"neg": "empty"}) == ("", "")
     assert texts({}, "", base={"neg": "empty"}) == ("", None)
+    assert texts({"loras": [{"name": "ink"}]}) == ("", "fog")  # the same words, but with its LoRA
+    assert texts({"loras": [{"name": "ink"}], "negmode": "inherit"}) == ("", "fog")
 
 
 def test_polygon_areas() -> None:

@@ -96,14 +96,15 @@ def test_a_lora_of_one_region(host: StandaloneHost) -> None:
         deltas[name] = LowRank(
             torch.randn(out, 2, generator=generator) * 0.3, torch.randn(2, width, generator=generator) * 0.3
         )
-    region = [{"shape": FULL, "prompt": "a dog", "neg": "fog", "negmode": "replace"}]
+    region = [{"shape": FULL, "prompt": "a dog", "loras": [{"name": "any"}]}]  # the negative is the picture's own
     from lib_loraclr.hosts.standalone import applied
 
-    with applied(host, [(deltas, 1.0)]):
-        whole = sample(host, "a dog", cfg_scale=1.0)
-    ours = sample(host, "x", region, deltas=[deltas], cfg_scale=1.0)
-    assert torch.allclose(ours, whole, atol=1e-4 * float(whole.abs().max()))
-    assert not torch.allclose(whole, sample(host, "a dog", cfg_scale=1.0), atol=1e-2)
+    for scale in (1.0, 3.0):
+        with applied(host, [(deltas, 1.0)]):
+            whole = sample(host, "a dog", cfg_scale=scale)
+        ours = sample(host, "x", region, deltas=[deltas], cfg_scale=scale)
+        assert torch.allclose(ours, whole, atol=1e-4 * float(whole.abs().max()))
+        assert not torch.allclose(whole, sample(host, "a dog", cfg_scale=scale), atol=1e-2)
     assert hooks(host) == 0
 
 

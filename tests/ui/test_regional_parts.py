@@ -243,9 +243,16 @@ def test_png_masks_by_transparency_and_by_brightness() -> None:
 
 
 def test_concepts_come_from_the_recipe_of_a_merged_file() -> None:
-    recipe = {"inputs": [{"name": "anna", "trigger": " anna1 woman "}, {"name": "ink"}, {"trigger": "no name"}, 7]}
+    anna = {"name": "anna", "trigger": " anna1 woman ", "class_word": "woman"}
+    bert = {"name": "bert", "trigger": "bert1", "class_word": "man"}
+    recipe = {"inputs": [anna, bert, {"name": "ink"}, {"trigger": "no name"}, 7]}
     found = concepts_of("merged", {"loraclr_recipe": json.dumps(recipe)})
-    assert found == [Concept("anna", "anna1 woman", "merged"), Concept("ink", "", "merged")]
+    assert concepts_of("merged", {"loraclr_recipe": recipe, "ss_steps": 7}) == found  # as A1111 and Forge hand it on
+    assert found == [
+        Concept("anna", "anna1 woman", "merged", phrase="anna1 woman"),
+        Concept("bert", "bert1", "merged", phrase="bert1 man"),
+        Concept("ink", "", "merged"),
+    ]
     assert concepts_of("other", {"ss_output_name": "other"}) == []
 
 

@@ -13,6 +13,7 @@ from ui_parts import FakeApplication, write_lora
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.formats import FileWarning
 from lib_loraclr.hosts.ports import Progress
+from lib_loraclr.hosts.standalone.application import StandaloneApplication
 from lib_loraclr.jobs.outcome import ConceptOutcome, MergeOutcome
 from lib_loraclr.ui import settings
 from lib_loraclr.ui.choices import Choice
@@ -97,6 +98,27 @@ def test_the_recipe_of_a_merged_file_brings_everything_back(controller: TabContr
     }
     assert "holds no recipe" in json.loads(controller.load_recipe("anna")[0])["status"]
     assert "holds no recipe" in json.loads(controller.load_recipe("../x")[0])["status"]
+
+
+def test_where_no_statistics_are_kept_none_stay_behind(
+    tmp_path: Path, tiny_sd1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORACLR_CACHE", str(tmp_path / "usual"))
+    for seed, name in enumerate(("anna", "ben")):
+        write_lora(tmp_path / "loras" / f"{name}.safetensors", seed)
+    application = StandaloneApplication(tmp_path / "loras", tiny_sd1, device="cpu")
+    monkeypatch.setattr(application, "cache_folder", lambda: None)
+    controller = TabController(application)
+    chosen = json.dumps([{"name": "anna", "trigger": "anna woman"}, {"name": "ben", "trigger": "ben man"}])
+    quick = {"capture.sampling_steps": 1, "capture.prompts": 1, "capture.neutral_prompts": 1, "contrastive.rounds": 1}
+    settled = values(name="both", preset="full", method="contrastive", report=False, **quick)
+    assert "lct-fact" in controller.estimate(chosen, *settled)
+    assert json.loads(controller.merge(chosen, "task(1)", *settled))["started"]
+    controller.runner.wait(600)
+    about = json.loads(controller.finish()[2])
+    assert about["result"]["name"] == "both"
+    assert not about["result"]["again"]
+    assert not (tmp_path / "usual").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,16 @@ from torch import Tensor
 from lib_loraclr.core.contrast import ContrastiveObjective, descend
 from lib_loraclr.core.deltas import zero
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.core.fusion import concept_weights, energy, grams, regulariser, units, weighted_system
+from lib_loraclr.core.fusion import concept_weights, energy, grams, metric_regulariser, units, weighted_system
 from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
-from lib_loraclr.core.methods.gradient_fusion import FUSION_OPTIONS, WEIGHTINGS, balanced_fusion, statistics_of
+from lib_loraclr.core.methods.gradient_fusion import (
+    FUSION_OPTIONS,
+    WEIGHTINGS,
+    balanced_fusion,
+    chosen_metric,
+    statistics_of,
+)
+from lib_loraclr.core.metric import SpanMetric
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.core.span import Span
 
@@ -38,36 +45,48 @@ class Contrastive(MergeMethod):
         Option("weighting", "relative", "Concepts weigh by own effect, equally, or by rows.", choices=WEIGHTINGS),
     )  # fmt: skip
 
+    def settle(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Raises InputError for paper negatives in the attention metric."""
+        if options["metric"] != "output" and options["negatives"] == "paper":
+            message = "The paper's negatives have no attention metric; use swap negatives or the metric 'output'."
+            raise InputError("bad-option", message, key="metric")
+        return options
+
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
         """Closed form first, then descent; info has the loss history and the share of active hinges."""
         if all(delta is None for delta in problem.deltas):
             return LayerSolution(zero(problem.shape))
         problem = _in_memory(problem)
         span, statistics = Span.of(problem), statistics_of(problem)
-        weights = concept_weights(span, problem.deltas, statistics, options["weighting"])
-        start, weights = balanced_fusion(span, problem, weights, options)
-        objective = contrastive_objective(span, problem, weights, options)
+        metric, about = chosen_metric(span, problem, options)
+        weights = concept_weights(span, problem.deltas, statistics, options["weighting"], metric)
+        start, weights = balanced_fusion(span, problem, weights, options, metric)
+        objective = contrastive_objective(span, problem, weights, options, metric)
         found = descend(objective, start, options["steps"])
         info = {
             "loss": found.history,
             "active_hinges_at_start": objective.active_share(found.first),
             "active_hinges": objective.active_share(found.last),
+            **about,
         }
         return LayerSolution(span.delta(found.point), info)
 
 
 def contrastive_objective(
-    span: Span, problem: LayerProblem, weights: Tensor, options: Mapping[str, Any]
+    span: Span,
+    problem: LayerProblem,
+    weights: Tensor,
+    options: Mapping[str, Any],
+    metric: SpanMetric | None = None,
 ) -> ContrastiveObjective:
     """The objective of a layer, scaled so that a merge that does nothing costs 1 for the fit."""
     statistics, device = statistics_of(problem), span.device
-    walk = grams(statistics.concepts, device)
-    own = torch.stack([torch.stack([energy(delta, gram) for delta in problem.deltas]) for gram in walk])
+    targets = torch.stack([span.coordinates(index) for index in range(len(problem.deltas))])
+    own = _energies(problem, targets, metric)
     squared = units(own.diagonal()).cpu()
     weights = weights / (weights * squared).sum()
     left, _ = weighted_system(span, statistics, weights)
     touched = torch.tensor([delta is not None for delta in problem.deltas])
-    targets = torch.stack([span.coordinates(index) for index in range(len(problem.deltas))])
     anchor = options["anchor"] * float(weights.sum())
     norm = float(targets[touched].square().sum() / touched.sum()) ** 0.5
     return ContrastiveObjective(
@@ -76,14 +95,23 @@ def contrastive_objective(
         own=own,
         weights=weights.to(device),
         units=squared.to(device),
-        penalty=regulariser(span, statistics, left, anchor, options["ridge"]),
+        penalty=metric_regulariser(span, statistics, left, anchor, options["ridge"], metric),
         pairs=(touched[:, None] & touched[None, :] & ~torch.eye(len(touched), dtype=torch.bool)).to(device),
         margin=options["margin"],
         pull=options["weight"] / len(touched),
         nearest=options["against"] == "nearest",
         shrink=options["shrink"] / norm if norm > 0 else 0.0,
         crossed=_crossed(span, problem) if options["negatives"] == "paper" else None,
+        metrics=None if metric is None else metric.concepts,
     )
+
+
+def _energies(problem: LayerProblem, targets: Tensor, metric: SpanMetric | None) -> Tensor:
+    """|dW_j X_i|^2 (N, N) [i, j], in the metric where there is one."""
+    walk = grams(statistics_of(problem).concepts, targets.device)
+    if metric is not None:
+        return torch.stack([metric.energies(index, gram, targets) for index, gram in enumerate(walk)])
+    return torch.stack([torch.stack([energy(delta, gram) for delta in problem.deltas]) for gram in walk])
 
 
 def _in_memory(problem: LayerProblem) -> LayerProblem:

@@ -31,6 +31,7 @@ class A1111Host(WebuiHost):
         self._encoders = [text.encoder for text in texts]
         self._called, self._tokenizer = [text.called for text in texts], texts[0].tokenizer
         self._layers = unet_layers(model.model.diffusion_model)
+        self._attentions = [model.model.diffusion_model, *self._encoders]
         self._separated = {n: open_clip_layers(n, text.encoder) for n, text in enumerate(texts) if text.open_clip}
         for number, text in enumerate(texts):
             self._layers |= self._separated[number] if text.open_clip else text_layers(number, text.encoder)
@@ -55,9 +56,16 @@ class A1111Host(WebuiHost):
             hijack = sd_hijack.model_hijack
             stack.callback(hijack.apply_circular, hijack.circular_enabled)
             hijack.apply_circular(False)
+            stack.enter_context(self.text_layers_apart())
+            stack.enter_context(torch.no_grad())
+            yield
+
+    @contextmanager
+    def text_layers_apart(self) -> Iterator[None]:
+        """Scope in which OpenCLIP's text encoders call every layer of `layers`, so that hooks reach them."""
+        with ExitStack() as stack:
             for number, layers in self._separated.items():
                 stack.enter_context(separated(number, self._encoders[number], layers))
-            stack.enter_context(torch.no_grad())
             yield
 
     def _denoiser(self, both: Conditioning, request: SampleRequest) -> Denoiser:

@@ -24,11 +24,18 @@ class FusedPart(nn.Module):
         self._attention = [attention]  # in a list: it stays a part of the model, not of this module
         self._number = number
         self.in_features = self.out_features = int(attention.embed_dim)
+        self.num_heads = int(attention.num_heads)
 
     @property
     def weight(self) -> Tensor:
         """(width, width)."""
         return self._part(self._attention[0].in_proj_weight)
+
+    @property
+    def network_weights_backup(self) -> Tensor | None:
+        """What `weight` was before the Lora extension added to it; it keeps (fused, output) for the whole attention."""
+        backup: Any = getattr(self._attention[0], "network_weights_backup", None)
+        return None if backup is None else self._part(backup[0])
 
     @property
     def bias(self) -> Tensor | None:

@@ -8,11 +8,13 @@ then one unconditional row a picture, and feeds the model from front to back in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from modules import shared
 from torch import Tensor, nn
 
+from lib_loraclr.hosts.ports import DiffusionHost
 from lib_loraclr.hosts.webui.regional_texts import TextSchedules
 from lib_loraclr.regional.conditions import Row
 from lib_loraclr.regional.runtime import RegionalRuntime
@@ -37,6 +39,17 @@ class A1111Adapter:
     def start(self, p: Any, runtime: RegionalRuntime, texts: TextSchedules, notes: Callable[[str], None]) -> A1111Pass:
         """Hook the UNet's own calls."""
         return A1111Pass(self.unet(p), runtime, texts, notes)
+
+    def host(self) -> DiffusionHost:
+        """The loaded model."""
+        from lib_loraclr.hosts.a1111.host import A1111Host
+        from lib_loraclr.hosts.a1111.model import loaded_model
+
+        return A1111Host(loaded_model())
+
+    def text_scope(self, host: Any) -> AbstractContextManager[None]:
+        """OpenCLIP's blocks are taken apart."""
+        return host.text_layers_apart()
 
 
 class A1111Pass:

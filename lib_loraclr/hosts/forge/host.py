@@ -44,6 +44,7 @@ class ForgeHost(WebuiHost):
             for name, module in encoder.named_modules():
                 self._owners[id(module)] = original.clip.patcher, f"{stem}.{name}.weight"
         self._called = [encoder for _, encoder in encoders]
+        self._attentions = [unet, *self._called]
         self._tokenizer = text_engines(engine)[0]
         self._schedule = Schedule.of_sigmas(self._unet.model.predictor.sigmas)
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.hashes import file_sha256
+from lib_loraclr.hosts.forge.native import native_size
 from lib_loraclr.hosts.ports import ModelInfo
-
-NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 
 
 def loaded_model() -> Any | None:
@@ -53,11 +52,11 @@ def describe(engine: Any, *, hashed: bool = False) -> ModelInfo:
     sha256 = checkpoint.sha256 or ""
     if hashed and not sha256:
         sha256 = file_sha256(Path(checkpoint.filename))
-    kind = family(engine) or "unknown"
+    kind, model = family(engine) or "unknown", unet.model
+    native = native_size(Path(checkpoint.filename), kind, model.predictor.prediction_type == "v_prediction")
     return ModelInfo(
-        name_of(engine), kind, sha256, NATIVE.get(kind, 1024), torch.device(unet.load_device),
-        unet.model.computation_dtype, _variant(unet.model),
-    )  # fmt: skip
+        name_of(engine), kind, sha256, native, torch.device(unet.load_device), model.computation_dtype, _variant(model)
+    )
 
 
 def text_encoders(engine: Any) -> list[tuple[str, nn.Module]]:

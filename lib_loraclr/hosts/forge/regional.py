@@ -8,10 +8,12 @@ method would be copied with its object.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
+from lib_loraclr.hosts.ports import DiffusionHost
 from lib_loraclr.hosts.webui.regional_texts import TextSchedules
 from lib_loraclr.regional.conditions import Row
 from lib_loraclr.regional.runtime import RegionalRuntime
@@ -44,6 +46,17 @@ class ForgeAdapter:
             patcher.set_model_sampler_post_cfg_function(started.guidance())
         p.sd_model.forge_objects.unet = patcher
         return started
+
+    def host(self) -> DiffusionHost:
+        """The loaded engine."""
+        from lib_loraclr.hosts.forge.host import ForgeHost
+        from lib_loraclr.hosts.forge.model import loaded_model
+
+        return ForgeHost(loaded_model())
+
+    def text_scope(self, host: Any) -> AbstractContextManager[None]:
+        """Forge's text encoders call all their layers."""
+        return nullcontext()
 
 
 class ForgePass:

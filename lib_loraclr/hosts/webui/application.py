@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from modules import launch_utils, shared
+from modules import launch_utils, shared, util
 
 from lib_loraclr.capture import StatisticsCache
 from lib_loraclr.hosts.application import JobState
@@ -52,6 +52,13 @@ class WebuiApplication:
     def cache_folder(self) -> Path | None:
         """By the user's settings."""
         return settings.cache_folder(StatisticsCache.default_folder())
+
+    @property
+    def open_folder(self) -> Callable[[], None] | None:
+        """Shows the LoRA folder in the machine's file manager; None where the WebUI was told to hide such buttons."""
+        if shared.cmd_opts.hide_ui_dir_config:
+            return None
+        return lambda: util.open_folder(str(self.catalogue.folder()))
 
     def job(
         self, title: str, task_id: str, phases: Sequence[tuple[str, float]] = ()

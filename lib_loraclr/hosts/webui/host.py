@@ -16,6 +16,7 @@ from modules import devices, processing, prompt_parser, sd_models
 from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError, LoraclrError
+from lib_loraclr.hosts.heads import head_counts
 from lib_loraclr.hosts.ports import ModelInfo, Progress, SampleRequest
 from lib_loraclr.hosts.samplers import SAMPLERS, Schedule, initial_noise
 from lib_loraclr.hosts.webui.conditioning import Conditioning
@@ -29,13 +30,15 @@ Denoiser = Callable[[Tensor, int], Tensor]  # latents of all rows, training step
 class WebuiHost:
     """The model that is loaded now; a job that finds another one in its place ends with "checkpoint-switched".
 
-    Subclasses set `model`, `_info`, `_layers`, `_tokenizer` (what cuts prompts into chunks), `_called` (the modules
-    that are called once per chunk) and `_schedule`, and implement `_denoiser`, `_text_scope` and `_model_scope`.
+    Subclasses set `model`, `_info`, `_layers`, `_attentions` (the modules that hold them), `_tokenizer` (what cuts
+    prompts into chunks), `_called` (the modules that are called once per chunk) and `_schedule`, and implement
+    `_denoiser`, `_text_scope` and `_model_scope`.
     """
 
     model: Any
     _info: ModelInfo
     _layers: dict[str, nn.Module]
+    _attentions: Sequence[nn.Module]
     _tokenizer: Any
     _called: Sequence[nn.Module]
     _schedule: Schedule
@@ -45,6 +48,7 @@ class WebuiHost:
         self._checkpoint = model.sd_checkpoint_info
         self._words = RunningWords()
         self._rows: slice | None = None
+        self._heads: dict[int, int] | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -54,6 +58,12 @@ class WebuiHost:
     def layers(self) -> Mapping[str, nn.Module]:
         """Every linear layer and convolution of UNet and text encoders by its canonical name."""
         return self._layers
+
+    def attention_heads(self, name: str) -> int | None:
+        """Number of heads of the attention that a layer belongs to; None where the WebUI's modules do not say."""
+        if self._heads is None:
+            self._heads = head_counts([*self._attentions, *self._layers.values()])
+        return self._heads.get(id(self._layers.get(name)))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The WebUI's own conditioning, with its emphasis, clip skip and embeddings."""

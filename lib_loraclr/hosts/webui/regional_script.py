@@ -17,7 +17,6 @@ from lib_loraclr.ui.regional.arguments import read_arguments
 from lib_loraclr.ui.regional.axes import ATTRIBUTE as AXES
 from lib_loraclr.ui.regional.axes import with_axes
 from lib_loraclr.ui.regional.layouts import LayoutStore
-from lib_loraclr.ui.regional.panel import build_panel
 from lib_loraclr.ui.regional.services import Concept, concepts_of
 
 KEY_ON = "Regional on"
@@ -74,6 +73,8 @@ def token_counter() -> Callable[[str], tuple[Any, Any]] | None:
 
 def build_ui(script: Any, is_img2img: bool) -> list[Any]:
     """Components of the script in one tab, in the order of the API's arguments: enabled, regions."""
+    from lib_loraclr.ui.regional.panel import build_panel  # gradio, which the rest does without
+
     tab = "img2img" if is_img2img else "txt2img"
     enabled, spec = build_panel(tab, script.elem_id, ui_components.InputAccordion, WebuiServices(), LAYOUTS)
     script.infotext_fields = [

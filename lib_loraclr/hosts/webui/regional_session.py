@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
 
 from modules import extra_networks
 from torch import nn
 
-from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.errors import InputError, LoraclrError
+from lib_loraclr.hosts.ports import DiffusionHost
+from lib_loraclr.hosts.webui.regional_loras import RegionLoras
 from lib_loraclr.hosts.webui.regional_texts import TextEncoder, TextSchedules
 from lib_loraclr.jobs.regions import split_prompt_text
 from lib_loraclr.regional import RegionalSpec, dump_spec
@@ -59,6 +62,14 @@ class Adapter(Protocol):
         """Hook the model for one pass."""
         ...
 
+    def host(self) -> DiffusionHost:
+        """The loaded model's layers by name, for LoRAs of single regions. Raises LoraclrError."""
+        ...
+
+    def text_scope(self, host: DiffusionHost) -> AbstractContextManager[None]:
+        """Scope in which every layer of the text encoder can be hooked."""
+        ...
+
 
 class RegionalSession:
     """One generation. `spec` has at least one active region."""
@@ -72,14 +83,13 @@ class RegionalSession:
         self._pass: Pass | None = None
         self._runtime: RegionalRuntime | None = None
         self._size = (0, 0)
+        self._loras: tuple[nn.Module, RegionLoras | None] | None = None
 
     def begin(self, p: Any, written: RegionalSpec) -> None:
         """The generation begins: the infotext gets the regions as the user `written` them."""
         p.extra_generation_params[KEY] = dump_spec(written)
         if self._tags:
             self._note(p, "LoRA tags in region prompts act on the whole picture.")
-        if any(region.loras for region in self.spec.regions if region.on):
-            self._note(p, "LoRAs of single regions do not act in the WebUI; write their tags into the prompt.")
 
     def before_batch(self, p: Any, prompts: list[str]) -> None:
         """Before the host reads `<lora:…>` tags: those of the regions join the first prompt's, and only there.
@@ -158,10 +168,26 @@ class RegionalSession:
         runtime = RegionalRuntime(layout, sites)
         if runtime.idle:
             return
-        texts = self._texts.schedules(p, hires=hires)
+        loras = self._own_loras(p)
+        texts = self._texts.schedules(p, hires=hires, loras=loras)
         self._runtime = runtime
-        runtime.install()
+        runtime.install(None if loras is None else loras.unet())
         self._pass = self._adapter.start(p, runtime, texts, lambda sentence: self._note(p, sentence))
+
+    def _own_loras(self, p: Any) -> RegionLoras | None:
+        """The LoRAs of single regions on the model that samples now, read once for each model."""
+        if not any(region.loras for region in self.spec.active()):
+            return None
+        unet = self._adapter.unet(p)
+        if self._loras is None or self._loras[0] is not unet:
+            try:
+                host = self._adapter.host()
+                loras = RegionLoras(self.spec, host, self._adapter.text_scope, lambda text: self._note(p, text))
+            except LoraclrError as error:
+                self._note(p, f"LoRAs of single regions are left out: {error.message}")
+                loras = None
+            self._loras = unet, loras
+        return self._loras[1]
 
     def _take_parts(self, p: Any, prompts: list[str], *, hires: bool) -> None:
         """Divide every prompt in place, and keep what belongs to regions."""

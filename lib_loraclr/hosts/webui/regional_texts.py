@@ -6,6 +6,7 @@ So prompt editing, emphasis, textual inversion and long prompts work in a region
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from modules import devices, prompt_parser, sd_samplers, shared
 from torch import Tensor
 
+from lib_loraclr.hosts.webui.regional_loras import RegionLoras
 from lib_loraclr.regional.conditions import Encoded, RegionText
 from lib_loraclr.regional.spec import RegionalSpec
 from lib_loraclr.regional.texts import region_prompts
@@ -58,32 +60,35 @@ class TextEncoder:
         self._specs, self._triggers = specs, triggers
         self._known: dict[tuple[Any, ...], Schedule] = {}
 
-    def schedules(self, p: Any, *, hires: bool) -> TextSchedules:
+    def schedules(self, p: Any, *, hires: bool, loras: RegionLoras | None = None) -> TextSchedules:
         """Texts of the present batch, for the first pass or the high-resolution pass."""
         prompts, negatives = (p.hr_prompts, p.hr_negative_prompts) if hires else (p.prompts, p.negative_prompts)
         wanted = [
             region_prompts(self._specs(picture, hires), prompt, negative, hires=hires, triggers=self._triggers)
             for picture, (prompt, negative) in enumerate(zip(prompts, negatives, strict=True))
         ]
-        flat = [text for picture in wanted for text in picture]
-        positive = self._encode(p, [text.positive for text in flat], False, hires)
-        negative = self._encode(p, [text.negative for text in flat if text.negative is not None], True, hires)
-        return TextSchedules(
-            [
-                [
-                    (positive[text.positive], None if text.negative is None else negative[text.negative])
-                    for text in picture
-                ]
-                for picture in wanted
-            ]
-        )
+        found: list[list[tuple[Schedule, Schedule | None]]] = [[] for _ in wanted]
+        for region in range(len(wanted[0]) if wanted else 0):
+            texts = [picture[region] for picture in wanted]
+            own = region if loras is not None and loras.changes_text(region) else None
+            with nullcontext() if own is None or loras is None else loras.encoding(region):
+                positive = self._encode(p, [text.positive for text in texts], False, hires, own)
+                negative = self._encode(
+                    p, [text.negative for text in texts if text.negative is not None], True, hires, own
+                )
+            for picture, text in zip(found, texts, strict=True):
+                picture.append((positive[text.positive], None if text.negative is None else negative[text.negative]))
+        return TextSchedules(found)
 
     def forget(self) -> None:
         """The model has changed."""
         self._known.clear()
 
-    def _encode(self, p: Any, texts: Sequence[str], negative: bool, hires: bool) -> dict[str, Schedule]:
-        place = (negative, pass_size(p, hires), pass_steps(p, hires), _networks(p, hires), _model_key())
+    def _encode(
+        self, p: Any, texts: Sequence[str], negative: bool, hires: bool, region: int | None
+    ) -> dict[str, Schedule]:
+        """`region` is the one whose own LoRAs are in the text encoder now."""
+        place = (negative, pass_size(p, hires), pass_steps(p, hires), _networks(p, hires), _model_key(), region)
         missing = [text for text in dict.fromkeys(texts) if (text, *place) not in self._known]
         if missing:
             for text, schedule in zip(missing, encode(p, missing, negative, hires), strict=True):

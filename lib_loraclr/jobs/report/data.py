@@ -96,7 +96,7 @@ class MergeReport:
         return {"groups": names, "kept": kept}
 
     def solver(self) -> dict[str, Any]:
-        """What the layers' solvers said, pooled: the mean loss by step, and the shares of active hinges."""
+        """What the layers' solvers said, pooled: mean loss by step, shares of active hinges, layers by metric."""
         histories = [layer.info["loss"] for layer in self.layers.values() if layer.info.get("loss")]
         result: dict[str, Any] = {}
         if histories:
@@ -107,6 +107,9 @@ class MergeReport:
             shares = [float(layer.info[name]) for layer in self.layers.values() if name in layer.info]
             if shares:
                 result[name] = finite(sum(shares) / len(shares))
+        metrics = [layer.info["metric"] for layer in self.layers.values() if "metric" in layer.info]
+        if metrics:
+            result["metric"] = {name: metrics.count(name) for name in sorted(set(metrics))}
         return result
 
     def ranks(self) -> dict[str, int]:

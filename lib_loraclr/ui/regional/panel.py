@@ -47,7 +47,7 @@ def build_panel(
 
     Building has no side effects and may be repeated (the API builds the page twice more).
     """
-    ids = {"tab": tab, **{name: elem_id(name) for name in ("spec", "question", "answer")}}
+    ids = {"tab": tab, **{name: elem_id(name) for name in ("enabled", "spec", "question", "answer")}}
     config = {
         "tab": tab,
         "ids": ids,

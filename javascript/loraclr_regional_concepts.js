@@ -1,0 +1,67 @@
+/* Concepts of merged LoRA files: one into a region, or all of a file side by side (the merge tab's "send to"). */
+"use strict";
+
+var loraclrRegional = window.loraclrRegional || {};
+
+(() => {
+    const R = loraclrRegional;
+    const COLUMNS = 4;
+
+    /** Puts a concept's words into a region and its file's tag into the main prompt, each once. */
+    function use(panel, id, concept) {
+        const doc = panel.document;
+        const region = doc.region(id);
+        if (!region) return;
+        if (!concept) {
+            doc.update(id, {concept: ""});
+            return;
+        }
+        const words = concept.phrase || concept.trigger;
+        const has = region.prompt.toLowerCase().includes((concept.trigger || words).toLowerCase());
+        const prompt = has ? region.prompt : [words, region.prompt.trim()].filter(Boolean).join(", ");
+        doc.update(id, {concept: concept.name, prompt, name: region.name || concept.name});
+        addTag(panel, concept);
+    }
+
+    /** The file's tag at the end of the main prompt, unless the prompt has one of that file. */
+    function addTag(panel, {file, weight}) {
+        const main = R.bridge.input(`${panel.tab}_prompt`);
+        if (!main || !file || main.value.includes(`<lora:${file}:`)) return;
+        R.bridge.write(main, `${main.value.trim()} <lora:${file}:${weight}>`.trim());
+    }
+
+    /** Equal boxes for so many subjects: side by side, in rows once there are more than four. */
+    function boxesFor(count) {
+        const rows = Math.ceil(count / COLUMNS);
+        const widths = (row) => new Array(Math.floor(count / rows) + (row < count % rows ? 1 : 0)).fill(1);
+        return R.geometry.gridBoxes(Array.from({length: rows}, (_, row) => ({height: 1, widths: widths(row)})));
+    }
+
+    /** A merged file's concepts, of which the merge tab knows words and class words, as the panel's list has them. */
+    function asListed(lora, concepts) {
+        return concepts.map(({name, trigger = "", class_word: word = ""}) => {
+            const said = word && ` ${trigger} `.toLowerCase().includes(` ${word} `.toLowerCase());
+            return {name, trigger, phrase: said ? trigger : [trigger, word].filter(Boolean).join(" "), file: lora, weight: 1};
+        });
+    }
+
+    /** A layout with one region for every concept of a merged file. Undo brings the former one back. False: no panel. */
+    function receive({lora, concepts}, tab = "txt2img") {
+        const panel = R.panels.get(tab);
+        if (!panel || !concepts.length) return false;
+        const listed = asListed(lora, concepts).slice(0, panel.config.maxRegions);
+        panel.sent = [...panel.sent.filter((one) => one.file !== lora), ...listed];
+        panel.setConcepts([...panel.config.concepts.filter((one) => one.file !== lora), ...listed]);
+        const boxes = boxesFor(listed.length);
+        const regions = listed.map(({name, phrase}, i) => ({id: `r${i + 1}`, name, concept: name, prompt: phrase, shape: {t: "box", r: boxes[i]}}));
+        panel.load(JSON.stringify({...JSON.parse(panel.document.text()), regions}), {source: "layout"});
+        addTag(panel, listed[0]);
+        panel.canvas.setTool("select");
+        if (typeof inputAccordionChecked === "function") inputAccordionChecked(panel.config.ids.enabled, true);
+        panel.say(`One region for every concept of ${lora}.`);
+        return true;
+    }
+
+    R.concepts = {use, asListed, boxesFor};
+    R.receive = receive;
+})();

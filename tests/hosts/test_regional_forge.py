@@ -1,0 +1,116 @@
+"""Regions through a session in Forge: rows by chunks, the patched clone, attention replacements, guidance."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "regional"))
+
+from regional_drivers import Forge, Patcher, halves, latents, same
+from regional_toys import WIDTH, attend, hooks, noise
+
+
+@pytest.fixture
+def forge(monkeypatch: pytest.MonkeyPatch) -> Forge:
+    return Forge(monkeypatch)
+
+
+def test_forge_rows_in_every_order(forge: Forge) -> None:
+    p = forge.processing(["two", "three"])
+    session, x = forge.session(halves(), p), latents(2)
+
+    def run() -> None:
+        session.start_pass(p, x)
+        whole = forge.run_chunks(session, p, x, [1, 0], [2])
+        assert same(forge.run_chunks(session, p, x, [0, 1], [2]), whole)
+        assert same(forge.run_chunks(session, p, x, [1, 0], [1, 1]), whole)
+
+    p.sample(run)
+    assert hooks(forge.unet) == 0
+
+
+def test_forge_swapped_prompts_swap_the_halves(forge: Forge) -> None:
+    seen = []
+    for turn in (1, -1):
+        spec = halves()
+        texts = [region["prompt"] for region in spec["regions"]][::turn]
+        for region, text in zip(spec["regions"], texts, strict=True):
+            region["prompt"] = text
+        p = forge.processing(["two"])
+        session = forge.session(spec, p)
+        x = latents(1)
+        x = (x + x.flip(-1)) / 2  # a picture that is its own mirror image
+        p.sample(lambda s=session, q=p, z=x: (s.start_pass(q, z), seen.append(forge.run_chunks(s, q, z, [1, 0], [2]))))
+        forge.model.forge_objects.unet = Patcher(SimpleNamespace(diffusion_model=forge.unet))
+    assert same(seen[0], seen[1].flip(-1))
+    assert (seen[0] - seen[0].flip(-1)).abs().max() > 0.01
+
+
+def test_forge_clone_is_idle_once_the_pass_is_over(forge: Forge) -> None:
+    original = forge.patcher
+    p = forge.processing(["two"])
+    session, x = forge.session(halves(), p), latents(1)
+    plain = forge.run_chunks(SimpleNamespace(step=lambda *_: None), p, x, [1, 0], [2])
+    seen = []
+    p.sample(lambda: (session.start_pass(p, x), seen.append(forge.run_chunks(session, p, x, [1, 0], [2]))))
+    assert (seen[0] - plain).abs().max() > 0.01
+    assert original.model_options == {"transformer_options": {}}
+    assert torch.equal(forge.run_chunks(SimpleNamespace(step=lambda *_: None), p, x, [1, 0], [2]), plain)
+
+
+def test_forge_attention_replacement_adds_its_part_once(forge: Forge) -> None:
+    """An IP-Adapter-like replacement adds the same term whatever the text: with regions it is there exactly once."""
+    extra = noise(1, 64, WIDTH, seed=77)
+
+    def without(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+        return attend(q, k, v)
+
+    def added(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+        return attend(q, k, v) + extra
+
+    seen = {}
+    last = forge.unet.input_blocks[1][1].transformer_blocks[0]
+    for name, patch in (("none", None), ("plain", without), ("adapter", added)):
+        forge.model.forge_objects.unet = Patcher(SimpleNamespace(diffusion_model=forge.unet))
+        if patch is not None:
+            forge.patcher.set_model_attn2_replace(patch, "input", 1)
+        p = forge.processing(["two"])
+        session, x = forge.session(halves(), p), latents(1)
+
+        def run(session: Any = session, p: Any = p, x: Tensor = x, name: str = name) -> None:
+            session.start_pass(p, x)
+            seen[name] = forge.run_chunks(session, p, x, [1, 0], [2])
+
+        p.sample(run)
+    assert same(seen["plain"], seen["none"])
+    once = (extra @ last.attn2.to_out[0].weight.T).transpose(1, 2).unflatten(2, (8, 8))
+    assert same(seen["adapter"] - seen["plain"], once.expand(2, -1, -1, -1))
+
+
+def test_forge_guidance_of_a_region(forge: Forge) -> None:
+    spec = halves()
+    spec["regions"][0]["cfg"] = 9.0
+    p = forge.processing(["two"])
+    session, x = forge.session(spec, p), latents(1)
+    conditional, empty = noise(1, 4, 8, 8, seed=1), noise(1, 4, 8, 8, seed=2)
+    given = {"denoised": empty + 5 * (conditional - empty), "cond_denoised": conditional, "uncond_denoised": empty}
+
+    def run() -> None:
+        session.start_pass(p, x)
+        (guide,) = forge.patcher.model_options["sampler_post_cfg_function"]
+        forge.run_chunks(session, p, x, [0], [1])  # a step without the negative branch: nothing to guide
+        assert guide(given) is given["denoised"]
+        forge.run_chunks(session, p, x, [1, 0], [2])
+        wanted = torch.full((8,), 5.0)
+        wanted[:4] = 9.0
+        assert same(guide(given), empty + wanted * (conditional - empty))
+
+    p.sample(run)
