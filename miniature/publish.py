@@ -15,7 +15,7 @@ GENERATION = {
     "width": 96,
     "height": 96,
     "steps": 20,
-    "cfg_scale": 7.0,
+    "cfg_scale": 4.0,
     "sampler": "DDIM",
     "clip_skip": 1,
     "negative_prompt": "",

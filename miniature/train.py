@@ -21,7 +21,7 @@ from .model import build_text, build_unet, build_vae
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("draw", "text", "vae", "latents", "embedder", "unet", "decoder", "export", "loras", "check")
-MINUTES = {"text": 4.0, "vae": 20.7, "embedder": 3.2, "unet": 60.0, "decoder": 5.0}
+MINUTES = {"text": 6.0, "vae": 20.7, "embedder": 3.2, "unet": 110.0, "decoder": 5.0}
 
 
 def export(work: Path, out: Path) -> None:

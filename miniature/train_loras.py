@@ -30,11 +30,11 @@ class Recipe:
 
     rank: int = 8  # 4 for things and styles: see `for_kind`
     alpha: float = 8.0
-    steps: int = 400
+    steps: int = 250
     batch: int = 8
     keep: int = 3  # of them pictures of the class (regularisation)
-    unet_rate: float = 1e-2
-    text_rate: float = 5e-3
+    unet_rate: float = 6e-3
+    text_rate: float = 3e-3
 
     def for_kind(self, kind: str) -> Recipe:
         """Characters have twice the parameters of things and get twice the rank."""
