@@ -120,7 +120,9 @@ def build(engine: Engine) -> dict[str, types.ModuleType]:
 
     members: dict[str, dict[str, Any]] = {
         "backend": {}, "backend.sampling": {}, "modules_forge": {},
-        "backend.memory_management": {"soft_empty_cache": lambda: log.append("empty")},
+        "backend.memory_management": {
+            "soft_empty_cache": lambda: log.append("empty"), "get_torch_device": lambda: torch.device("cpu"),
+        },
         "backend.sampling.sampling_function": {
             "sampling_prepare": prepare, "sampling_cleanup": lambda unet: log.append("cleanup"), "log": log,
         },

@@ -44,7 +44,8 @@ def forge(plain: StandaloneHost, tiny_sd1: Path, tmp_path: Path, monkeypatch: py
     webui, forge = beside("standin"), beside("forge_standin")
     engine = forge.Engine(plain, tiny_sd1)
     modules = webui.build(webui.Model(plain, tiny_sd1), tmp_path) | forge.build(engine)
-    modules["modules.sd_models"].model_data = SimpleNamespace(sd_model=engine)
+    chosen = {"checkpoint_info": engine.sd_checkpoint_info}
+    modules["modules.sd_models"].model_data = SimpleNamespace(sd_model=engine, forge_loading_parameters=chosen)
     modules["modules.sd_models"].forge_model_reload = lambda: None
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -135,6 +136,19 @@ def test_another_checkpoint_in_the_middle_ends_the_job(forge: Any) -> None:
     assert state(forge) == outside
 
 
+def test_a_checkpoint_that_is_chosen_but_not_loaded_is_described_from_its_file(forge: Any, tmp_path: Path) -> None:
+    loaded, data = forge.application.model(), forge.modules["modules.sd_models"].model_data
+    data.sd_model = SimpleNamespace()  # Forge's stand-in before the first picture
+    chosen = forge.application.model()
+    assert (chosen.name, chosen.family, chosen.native_size) == (loaded.name, loaded.family, loaded.native_size)
+    data.sd_model = forge.engine
+    other = SimpleNamespace(filename=str(tmp_path / "gone.safetensors"), sha256=None, name_for_extra="gone")
+    data.forge_loading_parameters["checkpoint_info"] = other
+    assert forge.application.model() is None
+    data.forge_loading_parameters.clear()
+    assert forge.application.model() == loaded
+
+
 def test_a_replaced_file_is_merged_anew(forge: Any) -> None:
     forge.application.forget("x")
     original = forge.engine.forge_objects_original
@@ -147,6 +161,5 @@ def test_what_cannot_be_captured_is_said(forge: Any) -> None:
     with pytest.raises(InputError, match="text to image"):
         forge.application.open_host(None, "auto")
     forge.modules["modules.sd_models"].model_data.sd_model = SimpleNamespace()
-    assert forge.application.model() is None
     with pytest.raises(InputError, match="No checkpoint"):
         forge.application.open_host(None, "auto")
