@@ -19,7 +19,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +86,14 @@ class MetaStep:
         return counter.get_total_flops()
 
 
-def count_flops() -> list[dict[str, Any]]:
+def count_flops(families: Iterable[str] = CONFIGS, layouts: Sequence[str] = tuple(LAYOUTS)) -> list[dict[str, Any]]:
     """Extra FLOPs in per cent of a plain step, by family, layout and what it does with negatives."""
     rows: list[dict[str, Any]] = []
-    for family in CONFIGS:
+    for family in families:
         step = MetaStep(family)
         plain = step.flops()
-        for name, boxes in LAYOUTS.items():
+        for name in layouts:
+            boxes = LAYOUTS[name]
             cases: dict[str, dict[str, Any]] = {"own negatives": {}, "inherited negatives": {}}
             if name == "2 x 30 %":
                 cases["isolation"] = {"iso": {"s": 0.5}}
@@ -107,7 +108,10 @@ def count_flops() -> list[dict[str, Any]]:
 
 
 def wall_clock(miniature: Path, size: int, repeats: int) -> list[dict[str, Any]]:
-    """Seconds of a plain step and of steps with regions, measured in turn; the ratio is of their medians."""
+    """Seconds of a plain step and of steps with regions, measured in turn; ratios are of their medians.
+
+    The seconds of the processor do not count what other programs on the machine take away.
+    """
     from lib_loraclr.hosts.standalone import load_checkpoint
 
     host = load_checkpoint(miniature / "miniature.safetensors")
@@ -117,19 +121,21 @@ def wall_clock(miniature: Path, size: int, repeats: int) -> list[dict[str, Any]]
             spec = spec_of(LAYOUTS[name], ["a man"] * 4, base={"neg": "empty" if case == "append" else "inherit"})
             layouts[f"{name}, {'own' if case == 'append' else 'inherited'} negatives"] = RegionalRequest(spec)
     layouts["2 x 30 %, isolation"] = RegionalRequest(spec_of(LAYOUTS["2 x 30 %"], ["a man"] * 2, iso={"s": 0.5}))
-    times: dict[str, list[float]] = {name: [] for name in layouts}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in layouts}
     with host.ready():
-        for _ in range(repeats + 1):
+        for _ in range(repeats + 1):  # the first round warms up
             for name, regions in layouts.items():
                 request = SampleRequest(["a park"], [1], 2, (size, size), 7.0, "fog", regions=regions)
-                start = time.perf_counter()
+                start = time.perf_counter(), time.process_time()
                 host.sample(request)
-                times[name].append((time.perf_counter() - start) / 2)
-    plain = statistics.median(times["plain"][1:])
+                times[name].append(((time.perf_counter() - start[0]) / 2, (time.process_time() - start[1]) / 2))
+    wall, cpu = (
+        {name: statistics.median(one[k] for one in found[1:]) for name, found in times.items()} for k in (0, 1)
+    )
     return [
-        {"layout": name, "size": size, "seconds_a_step": statistics.median(values[1:]),
-         "ratio": statistics.median(values[1:]) / plain}
-        for name, values in times.items()
+        {"layout": name, "size": size, "seconds_a_step": wall[name], "ratio": wall[name] / wall["plain"],
+         "cpu_seconds_a_step": cpu[name], "cpu_ratio": cpu[name] / cpu["plain"]}
+        for name in layouts
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Every seed draws two or three of the merged characters and paints them side by s
 
 - `plain prompt`: one prompt that names them all, "a photo of anna woman and ben man";
 - `regions`: the base prompt "a photo", and for every square a region with "a photo of anna woman";
-- `regions, isolated`: the same with self-attention isolation;
+- `regions, isolated`: the same with self-attention isolation, at all layers and steps;
 - `single`: each of them alone in a picture of one square, with the region's prompt and the same seed.
 
 The square of a subject is cut out, and the embedder says which of the merged characters is nearest. Chance is 1 / 8.
@@ -34,7 +34,7 @@ from lib_loraclr.regional import RegionalSpec, parse_spec
 from miniature.evaluate import references
 from miniature.measure import Meter
 
-ISOLATION = {"s": 0.5}
+ISOLATION = {"s": 1, "end": 1, "min": 1}  # complete: the miniature's deep layers have 6 and 3 cells a side
 
 
 def spec_of(boxes: Sequence[Sequence[float]], texts: Sequence[str] = (), **fields: Any) -> RegionalSpec:

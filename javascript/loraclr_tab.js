@@ -269,7 +269,7 @@ var loraclrTab = (() => {
         state.result = said.result || null;
         show("loraclr_after", Boolean(state.result));
         show("loraclr_again", Boolean(state.result && state.result.again));
-        show("loraclr_report", Boolean(state.result && state.result.report));
+        show("loraclr_save", Boolean(state.result && state.result.report));
         show("loraclr_preview_row", Boolean(state.result && state.result.measured));
         if (state.result && JSON.stringify(before) !== JSON.stringify(state.result)) {
             refreshEverywhere();
@@ -329,7 +329,7 @@ var loraclrTab = (() => {
         ask("sync");
     }
 
-    function report() { press("loraclr_do_page"); }
+    function save() { press("loraclr_do_page"); }
 
     function saveReport(reply) {
         const page = read(reply).page;
@@ -465,6 +465,6 @@ var loraclrTab = (() => {
         question: () => state.question,
         task: () => state.task,
         newTask, opened, detailed, synced, started, polled, cancelled, finished, insert, regional, again, recipe,
-        recipeLoaded, report, saveReport, matrixShown, costsShown,
+        recipeLoaded, save, saveReport, matrixShown, costsShown,
     };
 })();

@@ -1,4 +1,4 @@
-"""Take the pictures of docs/screenshots again: the merge tab in every state, light and dark, with the miniature.
+"""Take the pictures of docs/screenshots again: the merge tab in every state and the regional panel, light and dark.
 
 `python3 tools/do.py screenshots` runs this where gradio, Playwright and chromium are. The states are those of the
 browser tests; the pictures are then brought down to a palette, so that all of them together stay small.
@@ -34,7 +34,8 @@ def main() -> int:
     """Run the tests that take the pictures, then make these small."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "docs" / "screenshots").absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    tests = ["-m", "pytest", "-q", "-m", "browser", "-p", "no:cacheprovider", "tests/browser/test_merge_tab.py"]
+    tests = ["-m", "pytest", "-q", "-m", "browser", "-p", "no:cacheprovider", "tests/browser/test_merge_tab.py",
+             "tests/browser/test_regional_panel.py::test_the_panel_fits_its_page"]  # fmt: skip
     environment = {**os.environ, "LORACLR_SCREENSHOTS": str(folder)}
     status = subprocess.run([sys.executable, *tests], cwd=ROOT, env=environment, check=False).returncode
     print(f"{shrink(folder) / 1e3:7.1f} kB  in all")

@@ -112,7 +112,7 @@ def _after(parts: _Parts) -> None:
     """What can be done with a finished merge."""
     titles = {
         "insert": "Insert into txt2img", "regional": "Send to the regional prompter",
-        "again": "Merge again from the cache", "recipe": "Load its recipe", "report": "Save the full report",
+        "again": "Merge again from the cache", "recipe": "Load its recipe", "save": "Save the full report",
         "folder": "Open the folder",
     }  # fmt: skip
     with gr.Row(elem_classes=["lct-buttons"]):
@@ -177,7 +177,7 @@ def _wire(controller: TabController, parts: _Parts, controls: Controls) -> None:
     painted = [task, *(box[f"preview_{part}"] for part in ("template", "seed", "steps", "cfg"))]
     on("preview", controller.preview, painted, [reply], "started", new_task)
     on("folder", lambda _: controller.open_folder(), [task], [reply], "")
-    for part in ("insert", "regional", "again", "recipe", "report"):
+    for part in ("insert", "regional", "again", "recipe", "save"):
         button[part].click(None, None, None, **event(**js(f"() => {{ loraclrTab.{part}(); }}")))
     _wire_settings(controls)
 

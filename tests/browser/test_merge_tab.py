@@ -45,6 +45,13 @@ def test_the_list_says_what_can_be_chosen_and_why_not(tab_page: Any) -> None:
     tab_page.shot("narrow")
 
 
+def test_no_two_components_share_an_id(merge_tab: Any) -> None:
+    from lib_loraclr.ui.tab import build_tab
+
+    found = [block.elem_id for block in build_tab(merge_tab.application).blocks.values() if block.elem_id]
+    assert sorted(found) == sorted(set(found))
+
+
 def test_everything_can_be_chosen_by_keyboard(tab_page: Any) -> None:
     tab_page.open()
     first, second, _ = tab_page.tab.names

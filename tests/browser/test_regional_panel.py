@@ -6,6 +6,7 @@ Runs in whichever gradio is installed; 3.41.2 and 4.40.0 are the two that the We
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -352,6 +353,40 @@ def test_picture_size_is_followed(panel: Panel) -> None:
     panel.page.wait_for_function(f"{DOC}.height === 768")
     width, height = panel.page.evaluate("(r => [r.width, r.height])(loraclrRegional.panels.get('txt2img').view.rect())")
     assert abs(height / width - 1.5) < 0.01
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 420])
+def test_the_panel_fits_its_page(browser: Any, address: str, theme: str, width: int) -> None:
+    """Nothing sticks out, in a narrow window either; LORACLR_SCREENSHOTS=DIR keeps the wide ones as pictures."""
+    context = browser.new_context(viewport={"width": width, "height": 1300})
+    panel = Panel(context.new_page(), f"{address}?__theme={theme}").open()
+    panel.load({**TWO, "regions": [{**TWO["regions"][0], "concept": "anna"}, TWO["regions"][1]]})
+    panel.tool("select")
+    panel.page.locator("[data-region=r1] summary").click()
+    panel.page.locator(".loraclr-settings summary").click()
+    panel.page.get_by_label("Show the exact weights that sampling uses").click()
+    panel.page.locator(".loraclr-maps img").nth(4).wait_for()
+    out = panel.page.evaluate(
+        """() => {
+            const root = document.querySelector('.loraclr-regional');
+            const {left, right} = root.getBoundingClientRect();
+            const parts = [...root.querySelectorAll('button, input, select, textarea, img, canvas, summary')];
+            return parts.map((part) => [part.outerHTML.slice(0, 80), part.getBoundingClientRect()])
+                .filter(([, box]) => box.width && (box.left < left - 1 || box.right > right + 1)).map(([html]) => html);
+        }"""
+    )
+    assert out == []
+    assert panel.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    boxes = panel.page.locator(".loraclr-settings input[type=checkbox]")
+    shown = [boxes.nth(k).screenshot() for k in range(2)]
+    assert [boxes.nth(k).is_checked() for k in range(2)] == [False, True]
+    assert shown[0] != shown[1]  # a check mark that nobody can see is none
+    folder = os.environ.get("LORACLR_SCREENSHOTS")
+    if folder and width > 500:
+        panel.page.locator(".loraclr-regional").screenshot(path=f"{folder}/regional-{theme}.png")
+    context.close()
+    assert not panel.errors
 
 
 def test_touch_draws_and_two_fingers_zoom(browser: Any, address: str) -> None:

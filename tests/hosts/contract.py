@@ -73,9 +73,10 @@ A1111: dict[str, tuple[str, ...]] = {
 
 FORGE: dict[str, tuple[str, ...]] = {
     "extensions-builtin/sd_forge_lora/preload.py": ("lora_dir",),
-    "modules/sd_models.py": ("forge_model_reload", "FakeInitialModel"),
+    "modules/sd_models.py": ("forge_model_reload", "FakeInitialModel", "forge_loading_parameters"),
+    "modules_forge/main_entry.py": ("checkpoint_info",),
     "modules_forge/utils.py": ("apply_circular_forge",),
-    "backend/memory_management.py": ("soft_empty_cache",),
+    "backend/memory_management.py": ("soft_empty_cache", "get_torch_device"),
     "backend/sampling/sampling_function.py": ("sampling_prepare", "sampling_cleanup"),
     "backend/diffusion_engine/base.py": (
         "forge_objects", "forge_objects_original", "shallow_copy", "current_lora_hash", "tiling_enabled", "is_inpaint",
@@ -103,7 +104,7 @@ ROOTS = {
     "shared", "state", "options", "bar", "call_queue", "processing", "devices", "prompt_parser", "sd_models",
     "sd_unet", "sd_hijack", "hijack", "launch_utils", "networks", "network", "model", "engine", "loaded", "checkpoint",
     "embedder", "inner", "layer", "tokenizer", "chunk", "patcher", "unet", "text", "stage", "memory_management",
-    "original", "script_callbacks", "util",
+    "original", "script_callbacks", "util", "chosen",
 }  # fmt: skip
 # of torch, dict, list, str and ours; or open_clip's, which is no file of the host
 OTHERS = {
@@ -119,7 +120,10 @@ ADAPTERS = {
         "webui/{application,callbacks,catalogue,host,progress,settings,words}",
         "a1111/{application,host,model,networks,sizes}",
     ),
-    "forge": ("webui/{application,callbacks,catalogue,host,progress,settings,words}", "forge/{application,host,model}"),
+    "forge": (
+        "webui/{application,callbacks,catalogue,host,progress,settings,words}",
+        "forge/{application,host,model,selected}",
+    ),
 }
 
 

@@ -11,6 +11,10 @@ UNSUPPORTED = (
     (re.compile(r"(?:^|[._])(?:joint_blocks|context_embedder)[._]|lora_te3_"), "Stable Diffusion 3"),
     (re.compile(r"lora_prior_"), "Stable Cascade"),
 )
+_TEXT_ENCODERS = (
+    ("sdxl", "conditioner.embedders.1.model."), ("sd2", "cond_stage_model.model."),
+    ("sd1", "cond_stage_model.transformer."),
+)  # fmt: skip
 _CONTEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _TEXT_WIDTHS = {768: "sd1", 1024: "sd2"}
 
@@ -31,6 +35,13 @@ def family_of_metadata(metadata: Mapping[str, str]) -> str:
     if metadata.get("ss_v2") == "True":
         return "sd2"
     return "unknown"
+
+
+def family_of_checkpoint(keys: Iterable[str]) -> str:
+    """From the tensor names of a single-file checkpoint: its text encoder tells. "unknown" without one of ours."""
+    names = list(keys)
+    found = (family for family, prefix in _TEXT_ENCODERS if any(name.startswith(prefix) for name in names))
+    return next(found, "unknown")
 
 
 def family_of_layers(inputs: Mapping[str, int | None]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lib_loraclr.hosts.forge import model as loaded
 from lib_loraclr.hosts.forge.host import ForgeHost
+from lib_loraclr.hosts.forge.selected import describe_selected, selected_checkpoint
 from lib_loraclr.hosts.ports import DiffusionHost, ModelInfo
 from lib_loraclr.hosts.webui.application import WebuiApplication
 from lib_loraclr.hosts.webui.catalogue import lora_extension
@@ -19,9 +20,11 @@ class ForgeApplication(WebuiApplication):
     title = "Forge"
 
     def model(self) -> ModelInfo | None:
-        """The checkpoint in memory; None before the first generation or merge."""
-        engine = loaded.loaded_model()
-        return None if engine is None else loaded.describe(engine)
+        """The chosen checkpoint, which the next job loads unless it is in memory."""
+        engine, chosen = loaded.loaded_model(), selected_checkpoint()
+        if engine is not None and chosen in (None, engine.sd_checkpoint_info):
+            return loaded.describe(engine)
+        return describe_selected()
 
     def open_host(self, checkpoint: Path | None, device: str) -> DiffusionHost:
         """The chosen checkpoint's engine; both arguments are for programs that load checkpoints themselves."""

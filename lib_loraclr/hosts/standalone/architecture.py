@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.formats.keys.family import family_of_checkpoint
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -62,13 +63,9 @@ def family_of(shapes: Shapes, file: str) -> str:
             f"{file} is not a single-file Stable Diffusion checkpoint: it has no tensor named {UNET}….", file=file,
             key=next(iter(shapes), None),
         )  # fmt: skip
-    prefixes = (
-        ("sdxl", "conditioner.embedders.1.model."), ("sd2", "cond_stage_model.model."),
-        ("sd1", "cond_stage_model.transformer."),
-    )  # fmt: skip
-    for family, prefix in prefixes:
-        if any(key.startswith(prefix) for key in shapes):
-            return family
+    family = family_of_checkpoint(shapes)
+    if family != "unknown":
+        return family
     raise InputError(
         "unsupported-checkpoint",
         f"{file} has a UNet but no text encoder of the SD1, SD2 or SDXL layout (no tensor named "

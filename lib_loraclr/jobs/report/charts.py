@@ -56,7 +56,7 @@ def _cell(x: float, y: float, value: Number, low: float, high: float, what: str)
         return f'<rect {box} class="empty"/><text {text}>&ndash;</text>'
     fill, ink = colour((value - low) / (high - low))
     tip = f"<title>{escape(what)}: {value:.3f}</title>"
-    return f'<g>{tip}<rect {box} fill="{fill}"/><text {text} fill="{ink}">{value:.2f}</text></g>'
+    return f'<g>{tip}<rect {box} fill="{fill}"/><text {text} fill="{ink}">{round(value, 2) + 0.0:.2f}</text></g>'
 
 
 MARKS = (
