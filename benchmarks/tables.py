@@ -159,7 +159,7 @@ def demo(result: Mapping[str, Any]) -> str:
 
 
 def regional_cost(result: Mapping[str, Any]) -> str:
-    """One line per layout and what it does with negatives: extra FLOPs of a step, and the ratio of processor seconds."""
+    """One line per layout and case: extra FLOPs of a step, and the ratio of processor seconds."""
     rows, timed = result.get("flops", {}).get("rows", ()), result.get("clock", {}).get("rows", ())
     extra = {(row["family"], row["layout"], row["case"]): row["extra_percent"] for row in rows}
     ratio = {row["layout"]: row["cpu_ratio"] for row in timed}
