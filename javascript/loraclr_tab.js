@@ -9,7 +9,7 @@ var loraclrTab = (() => {
     const CARD_FIELDS = ["weight", "te_weight", "kind", "trigger", "class_word", "prompts"];
 
     const state = {
-        chosen: [], task: "", question: "", result: null, opened: false, refreshing: false,
+        chosen: [], task: "", question: "", result: null, reveal: "",
         polling: 0, busy: new Set(), again: new Set(), rows: new Map(), wanted: new Set(), known: new Set(), recipe: "",
     };
 
@@ -38,7 +38,6 @@ var loraclrTab = (() => {
     function opened(reply) {
         const said = read(reply);
         state.busy.delete("open");
-        state.refreshing = false;
         state.rows = new Map(all(".lct-item").map((item) => [item.dataset.name, item]));
         state.known.clear();
         state.wanted.clear();
@@ -48,6 +47,7 @@ var loraclrTab = (() => {
         mark();
         filter();
         watchRows();
+        reveal();
         show("loraclr_folder", Boolean(said.folder));
         show("loraclr_insert", Boolean(app().querySelector("#txt2img_prompt textarea")));
         show("loraclr_regional", typeof loraclrRegional !== "undefined" && typeof loraclrRegional.receive === "function");
@@ -72,6 +72,16 @@ var loraclrTab = (() => {
             }
         }, {root: list, rootMargin: "300px"});
         for (const item of state.rows.values()) seen.observe(item);
+    }
+
+    /** The file that a merge has just written comes into view. */
+    function reveal() {
+        const item = state.rows.get(state.reveal);
+        state.reveal = "";
+        const list = find("#loraclr_list");
+        if (!item || !list) return;
+        want(item.dataset.name);
+        list.scrollTop += item.getBoundingClientRect().top - list.getBoundingClientRect().top - list.clientHeight / 2;
     }
 
     function want(name) {
@@ -281,6 +291,7 @@ var loraclrTab = (() => {
 
     /** The new file in our list and in the WebUI's galleries. */
     function refreshEverywhere() {
+        state.reveal = state.result.name;
         press("loraclr_refresh");
         for (const tab of ["txt2img", "img2img"]) {
             const button = app().querySelector(`#${tab}_lora_extra_refresh_internal`);

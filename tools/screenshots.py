@@ -22,7 +22,7 @@ def shrink(folder: Path) -> int:
     total = 0
     for path in sorted(folder.glob("*.png")):
         with Image.open(path) as picture:
-            small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+            small = picture.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         small.save(path, optimize=True)
         size = path.stat().st_size
         print(f"{size / 1e3:7.1f} kB  {path.name}")
