@@ -43,6 +43,10 @@ class RegionLoras:
         parts = [_part(deltas, text=False) for deltas in self._deltas]
         return RegionDeltas(parts, self._host.layers()) if any(parts) else None
 
+    def acts(self, region: int) -> bool:
+        """Whether any LoRA of a region could be used."""
+        return bool(self._deltas[region])
+
     def changes_text(self, region: int) -> bool:
         """Whether a region's text is encoded with LoRAs of its own."""
         return any(name.startswith("text_encoder") for name in self._deltas[region])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,9 @@ class TextEncoder:
         found: list[list[tuple[Schedule, Schedule | None]]] = [[] for _ in wanted]
         for region in range(len(wanted[0]) if wanted else 0):
             texts = [picture[region] for picture in wanted]
+            if loras is None or not loras.acts(region):  # LoRAs that were left out ask for nothing again
+                pairs = zip(texts, negatives, strict=True)
+                texts = [replace(text, negative=None) if text.negative == own else text for text, own in pairs]
             own = region if loras is not None and loras.changes_text(region) else None
             with nullcontext() if own is None or loras is None else loras.encoding(region):
                 positive = self._encode(p, [text.positive for text in texts], False, hires, own)
