@@ -35,6 +35,8 @@ def start(*arguments: object, **settings: Any) -> subprocess.Popen[str]:
     """The command as a process of its own."""
     command = [sys.executable, "-m", "lib_loraclr", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LORACLR_CACHE": str(settings.pop("cache", ROOT / "none"))}
+    if os.name == "posix":  # a shell lets what it starts in the background, and its children, ignore Ctrl-C
+        settings["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **settings
     )
