@@ -60,7 +60,8 @@ def _memory_warnings(limits: PassLimits, merged: Mapping[str, MergedLayer]) -> l
     found: list[FileWarning] = []
     if limits.lowered:
         pictures = "" if limits.pictures is None else f" and {limits.pictures} pictures"
-        message = f"The memory was not enough for one pass: the model was watched {limits.layers} layers{pictures} at a time, which took longer."  # noqa: E501
+        watched = f"the model was watched {limits.layers} layers{pictures} at a time, which took longer"
+        message = f"The memory was not enough for one pass: {watched}."
         found.append(FileWarning("memory-passes", message, key="memory_budget"))
     on_cpu = sorted(name for name, layer in merged.items() if layer.info.get("on_cpu"))
     if on_cpu:

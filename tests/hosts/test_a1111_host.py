@@ -18,7 +18,7 @@ from lib_loraclr.capture import CaptureConcept, CaptureSettings, StatisticsCache
 from lib_loraclr.core.deltas import LowRank
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.hosts.ports import SampleRequest
-from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
+from lib_loraclr.hosts.standalone import StandaloneHost
 from lib_loraclr.hosts.tasks import TaskProgress
 
 SPEC = importlib.util.spec_from_file_location("standin", Path(__file__).with_name("standin.py"))
@@ -26,12 +26,6 @@ standin = importlib.util.module_from_spec(SPEC)
 sys.modules["standin"] = standin
 SPEC.loader.exec_module(standin)
 LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_sd1: Path) -> StandaloneHost:
-    torch.set_num_threads(1)
-    return load_checkpoint(tiny_sd1)
 
 
 @pytest.fixture

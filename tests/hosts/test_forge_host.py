@@ -16,7 +16,7 @@ import torch
 
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.hosts.ports import SampleRequest
-from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
+from lib_loraclr.hosts.standalone import StandaloneHost
 from lib_loraclr.hosts.tasks import TaskProgress
 
 LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -30,12 +30,6 @@ def beside(name: str) -> Any:
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_sd1: Path) -> StandaloneHost:
-    torch.set_num_threads(1)
-    return load_checkpoint(tiny_sd1)
 
 
 @pytest.fixture

@@ -69,40 +69,37 @@ def test_one_full_frame_region_is_the_plain_prompt(a1111: A1111) -> None:
     assert torch.equal(seen[0], plain)
 
 
-def test_prompt_editing_switches_at_its_step(a1111: A1111) -> None:
+def edited(a1111: A1111, prompt: str, calls: int, x: Tensor, **settings: object) -> list[Tensor]:
+    """The conditional row of every call of the model, with one region over the whole picture and this prompt."""
     spec = copy.deepcopy(FULL)
-    spec["regions"][0]["prompt"] = "a [red:blue:2] cat"
-    p = Processing(["two"], ["bad"])
-    session, x = a1111.session(spec, p), latents(1)
+    spec["regions"][0]["prompt"] = prompt
+    p = Processing(["two"], ["bad"], **settings)
+    session = a1111.session(spec, p)
     seen: list[Tensor] = []
 
     def run() -> None:
         session.start_pass(p, x)
-        seen.extend(a1111.evaluate(session, p, x, step, size=4)[0] for step in range(4))
+        seen.extend(a1111.evaluate(session, p, x, step, size=4)[0] for step in range(calls))
 
     p.sample(run)
-    wanted = []
-    for colour in ("red", "blue"):
-        context = torch.stack([encode_words(f"a {colour} cat")])
-        wanted.append(a1111.unet(x, torch.full((1,), 0.3), context)[0])
-    names = ["red" if same(one, wanted[0]) else "blue" for one in seen]
+    return seen
+
+
+def test_prompt_editing_switches_at_its_step(a1111: A1111) -> None:
+    x = latents(1)
+    seen = edited(a1111, "a [red:blue:2] cat", 4, x)
+    red, blue = (
+        a1111.unet(x, torch.full((1,), 0.3), encode_words(f"a {colour} cat")[None])[0] for colour in ("red", "blue")
+    )
+    names = ["red" if same(one, red) else "blue" for one in seen]
     assert names == ["red", "red", "red", "blue"]  # the hosts' rule: up to and with the step that is named
-    assert same(seen[3], wanted[1])
+    assert same(seen[3], blue)
 
 
 def test_prompt_editing_with_a_sampler_that_evaluates_twice_a_step(a1111: A1111) -> None:
     """Heun calls the model 2 x 4 times; half of the run is after the fourth call, not after the second."""
-    spec = copy.deepcopy(FULL)
-    spec["regions"][0]["prompt"] = "a [red:blue:0.5] cat"
-    p = Processing(["two"], ["bad"], sampler_name="Heun", firstpass_steps=None)
-    session, x = a1111.session(spec, p), latents(1)
-    seen: list[Tensor] = []
-
-    def run() -> None:
-        session.start_pass(p, x)
-        seen.extend(a1111.evaluate(session, p, x, step, size=4)[0] for step in range(8))
-
-    p.sample(run)
+    x = latents(1)
+    seen = edited(a1111, "a [red:blue:0.5] cat", 8, x, sampler_name="Heun", firstpass_steps=None)
     red = a1111.unet(x, torch.full((1,), 0.3), encode_words("a red cat")[None])[0]
     assert [same(one, red) for one in seen] == [True] * 5 + [False] * 3
 

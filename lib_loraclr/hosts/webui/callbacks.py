@@ -1,7 +1,7 @@
 """Registering callbacks by name of the file, without the WebUI's walk through the call stack for each of them.
 
-The walk looks at every loaded module and takes some ten milliseconds a callback: more than everything else that our
-scripts do when the WebUI starts.
+The walk looks at every loaded module, for each callback again: more work than everything else that our scripts do when
+the WebUI starts.
 """
 
 from __future__ import annotations
