@@ -22,7 +22,7 @@ from lib_loraclr.jobs.options import DEFAULT_METHOD, LoraChoice, MergeOptions
 from lib_loraclr.jobs.settings import plan_of
 
 MODEL_FREE = ("sum", "average", "svd", "ties", "dare", "knots")
-SWITCHES: dict[str, tuple[Any, Any]] = {"anchor": (0.0, 0.2), "rounds": (0, 3), "balance": (0, 5)}
+SWITCHES: dict[str, tuple[Any, Any]] = {"anchor": (0.0, 0.1), "rounds": (0, 3), "balance": (0, 5)}
 Updates = Mapping[str, Delta]
 
 

@@ -140,7 +140,7 @@ def test_by_hand_on_numbers():
         LowRank(torch.full((1, 1), v, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)) for v in (1, -1)
     ]
     problem = LayerProblem("n", LayerShape(1, 1), deltas, Statistics([unit, unit]))
-    _, objective = objective_of(problem, ridge=0.0, shrink=0.0)
+    _, objective = objective_of(problem, ridge=0.0, shrink=0.0, margin=1.2, weight=0.3)
     zero = torch.zeros(1, 1, dtype=torch.float64)
     at = objective.evaluate(zero)
     assert at.value == pytest.approx(1 + 0.3 * 0.04, rel=1e-12)

@@ -34,15 +34,15 @@ class Contrastive(MergeMethod):
     reference = "Simsar et al. 2025, LoRACLR, equations 4 to 6, in relative units and on second moments"
     needs_statistics = True
     options: tuple[Option, ...] = (
-        Option("margin", 1.2, "Distance to wrong concepts to reach, in units of the concept's own response.", 0.0, 4.0),
-        Option("weight", 0.3, "Weight of the push against that of the fit.", 0.0, 10.0),
+        Option("margin", 1.5, "Distance to wrong concepts to reach, in units of the concept's own response.", 0.0, 4.0),
+        Option("weight", 1.0, "Weight of the push against that of the fit.", 0.0, 10.0),
         Option("negatives", "swap", "Wrong responses: other LoRAs on the same inputs, or as in the paper.",
                choices=("swap", "paper")),
         Option("against", "nearest", "Push away from the nearest wrong concept or all.", choices=("nearest", "all")),
         Option("shrink", 0.001, "Weight of the update's norm (lambda of the paper), LoRAs' norm as unit.", 0.0, 1.0),
         Option("steps", 12, "Most descent steps a layer.", 0, 200),
         *FUSION_OPTIONS,
-        Option("weighting", "relative", "Concepts weigh by own effect, equally, or by rows.", choices=WEIGHTINGS),
+        Option("weighting", "equal", "Concepts weigh equally, by rows captured, or by own effect.", choices=WEIGHTINGS),
     )  # fmt: skip
 
     def settle(self, options: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lib_loraclr.core.span import Span
 
 FUSION_OPTIONS: tuple[Option, ...] = (
     Option(
-        "anchor", 0.2, "Weight of 'no change' on class-word and empty prompts, against 1 for all concepts.", 0.0, 10.0
+        "anchor", 0.1, "Weight of 'no change' on class-word and empty prompts, against 1 for all concepts.", 0.0, 10.0
     ),
     Option("ridge", 1e-4, "Stabiliser, as a share of the mean diagonal of the second moments.", 0.0, 10.0),
     Option("balance", 0, "Rounds of reweighting that lift the concept that is kept worst.", 0, 20),
