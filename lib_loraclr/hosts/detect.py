@@ -34,7 +34,9 @@ def _make() -> WebuiApplication:
 
         return ForgeApplication()
     if "ldm_patched.modules.model_management" in sys.modules:
-        raise InputError("unsupported-host", "Merging in this WebUI is not supported yet; use the command line.")
+        from lib_loraclr.hosts.ldm_patched.application import LdmPatchedApplication
+
+        return LdmPatchedApplication()
     if "modules.sd_models" in sys.modules and "ldm" in sys.modules:
         from lib_loraclr.hosts.a1111.application import A1111Application
 

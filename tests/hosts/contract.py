@@ -19,7 +19,6 @@ WEBUI: dict[str, tuple[str, ...]] = {
     "modules/options.py": ("add_option", "info", "section"),
     "modules/shared_options.py": ("CLIP_stop_at_last_layers",),
     "modules/cmd_args.py": ("api", "api_auth", "nowebui", "hide_ui_dir_config"),
-    "modules/util.py": ("open_folder",),
     "modules/launch_utils.py": ("git_tag",),
     "modules/call_queue.py": ("queue_lock",),
     "modules/progress.py": ("add_task_to_queue", "start_task", "finish_task", "pending_tasks"),
@@ -99,12 +98,39 @@ FORGE: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+LDM_PATCHED: dict[str, tuple[str, ...]] = {
+    "extensions-builtin/Lora/preload.py": ("lora_dir",),
+    "modules/sd_models.py": ("sd_model",),
+    "modules/shared_items.py": ("sd_model",),
+    "modules/sd_hijack_clip.py": ("process_texts", "id_end", "tokens"),
+    "modules_forge/forge_loader.py": (
+        "forge_objects", "forge_objects_original", "shallow_copy", "current_lora_hash", "tiling_enabled", "is_sdxl",
+        "unet", "clip", "sd_checkpoint_info", "cond_stage_model", "conditioner", "parameterization",
+    ),
+    "modules_forge/forge_sampler.py": ("sampling_prepare", "sampling_cleanup", "model_management"),
+    "modules_forge/forge_util.py": ("apply_circular_forge",),
+    "ldm_patched/modules/model_management.py": ("current_loaded_models", "soft_empty_cache", "model"),
+    "ldm_patched/modules/model_patcher.py": ("backup", "model", "load_device"),
+    "ldm_patched/modules/model_base.py": (
+        "apply_model", "model_sampling", "diffusion_model", "manual_cast_dtype", "get_dtype",
+    ),
+    "ldm_patched/modules/model_sampling.py": ("sigmas",),
+    "ldm_patched/ldm/modules/diffusionmodules/openaimodel.py": ("in_channels",),
+    "ldm_patched/modules/sd.py": ("patcher", "cond_stage_model"),
+    "ldm_patched/modules/sd1_clip.py": ("transformer",),
+    "extensions-builtin/Lora/network.py": ("filename", "name"),
+    "extensions-builtin/Lora/networks.py": (
+        "available_networks", "list_available_networks", "load_lora_state_dict",
+    ),
+    SGM + "modules/encoders/modules.py": ("embedders",),
+}  # fmt: skip
+
 # what stands for something of the host in the adapters' sources
 ROOTS = {
     "shared", "state", "options", "bar", "call_queue", "processing", "devices", "prompt_parser", "sd_models",
     "sd_unet", "sd_hijack", "hijack", "launch_utils", "networks", "network", "model", "engine", "loaded", "checkpoint",
     "embedder", "inner", "layer", "tokenizer", "chunk", "patcher", "unet", "text", "stage", "memory_management",
-    "original", "script_callbacks", "util", "chosen",
+    "original", "script_callbacks", "util", "chosen", "model_management", "clone",
 }  # fmt: skip
 # of torch, dict, list, str and ours; or open_clip's, which is no file of the host
 OTHERS = {
@@ -112,19 +138,16 @@ OTHERS = {
     "kernel_size", "in_features", "lower", "encoder", "called", "open_clip", "resblocks", "patcher", "transformer",
     "loraclr_keep_statistics", "loraclr_cache_folder", "bnb_quantized", "gguf_cls", "describe", "loaded_model",
     "require_model", "data",
+    "open_folder",  # asked for before it is used: Classic has none
 }  # fmt: skip
 
-SHARED_FILES = "webui/{application,callbacks,catalogue,host,progress,settings,words}"
+SHARED = "webui/{application,callbacks,catalogue,host,progress,settings,words}"
 ADAPTERS = {
-    "a1111": (
-        "webui/{application,callbacks,catalogue,host,progress,settings,words}",
-        "a1111/{application,host,model,networks,sizes}",
-    ),
-    "forge": (
-        "webui/{application,callbacks,catalogue,host,progress,settings,words}",
-        "forge/{application,host,model,selected}",
-    ),
+    "a1111": (SHARED, "a1111/{application,host,model,networks,sizes}"),
+    "forge": (SHARED, "webui/{patched_host}", "forge/{application,host,model,selected}"),
+    "ldm_patched": (SHARED, "webui/{patched_host}", "ldm_patched/{application,host,model}"),
 }
+TABLES = {"a1111": A1111, "forge": FORGE, "ldm_patched": LDM_PATCHED}
 
 
 def adapter_files(library: Path, family: str) -> list[Path]:
@@ -139,7 +162,7 @@ def adapter_files(library: Path, family: str) -> list[Path]:
 def known(family: str) -> dict[str, set[str]]:
     """File -> names of one host."""
     names: dict[str, set[str]] = {}
-    for table in (WEBUI, A1111 if family == "a1111" else FORGE):
+    for table in (WEBUI, TABLES[family]):
         for file, wanted in table.items():
             names.setdefault(file, set()).update(wanted)
     return names
@@ -156,7 +179,7 @@ def touched(path: Path) -> set[str]:
                 found.add(node.args[1].value)
         elif isinstance(node, ast.ImportFrom) and node.module:
             package = node.module.split(".")
-            if package[0] in ("modules", "backend", "modules_forge") and len(package) > 1:
+            if package[0] in ("modules", "backend", "modules_forge", "ldm_patched") and len(package) > 1:
                 found |= {alias.name for alias in node.names}
     return found
 

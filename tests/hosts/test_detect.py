@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
 
 import pytest
 
@@ -22,13 +21,6 @@ def test_outside_of_a_webui_nothing_is_chosen() -> None:
     with pytest.raises(InputError) as caught:
         detect.webui_application()
     assert caught.value.code == "unsupported-host"
-
-
-def test_a_webui_of_the_patched_family_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "ldm_patched.modules.model_management"
-    monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    with pytest.raises(InputError, match="command line"):
-        detect.webui_application()
 
 
 def test_reload_ui_gets_the_same_application(monkeypatch: pytest.MonkeyPatch) -> None:

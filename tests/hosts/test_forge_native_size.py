@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_loraclr.hosts.forge.native import native_size
+from lib_loraclr.hosts.webui.native import native_size
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The adapters against the source of a real WebUI: set LORACLR_WEBUI_DIR to a checkout of A1111 or Forge."""
+"""The adapters against the source of a real WebUI: set LORACLR_WEBUI_DIR to a checkout of A1111, Forge or reForge."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKOUT = Path(os.environ.get("LORACLR_WEBUI_DIR", "/nowhere"))
 
 
-@pytest.mark.parametrize("family", ["a1111", "forge"])
+@pytest.mark.parametrize("family", sorted(contract.ADAPTERS))
 def test_every_host_attribute_of_an_adapter_is_in_its_contract(family: str) -> None:
     names = set().union(*contract.known(family).values()) | contract.OTHERS
     files = [*contract.adapter_files(ROOT / "lib_loraclr", family), ROOT / "scripts" / "loraclr_tab.py"]
@@ -23,7 +23,7 @@ def test_every_host_attribute_of_an_adapter_is_in_its_contract(family: str) -> N
     assert not {name: gone for name, gone in missing.items() if gone}
 
 
-@pytest.mark.parametrize("family", ["a1111", "forge"])
+@pytest.mark.parametrize("family", sorted(contract.ADAPTERS))
 def test_the_contract_lists_nothing_that_no_adapter_touches(family: str) -> None:
     files = [*contract.adapter_files(ROOT / "lib_loraclr", family), ROOT / "scripts" / "loraclr_tab.py"]
     sources = "\n".join(path.read_text(encoding="utf-8") for path in files)
@@ -36,7 +36,8 @@ def test_the_contract_lists_nothing_that_no_adapter_touches(family: str) -> None
 @pytest.mark.host
 @pytest.mark.skipif(not CHECKOUT.is_dir(), reason="LORACLR_WEBUI_DIR is not a checkout of a WebUI")
 def test_a_real_checkout_defines_what_the_adapters_touch() -> None:
-    family = "forge" if (CHECKOUT / "backend" / "memory_management.py").is_file() else "a1111"
+    marks = {"forge": "backend/memory_management.py", "ldm_patched": "ldm_patched/modules/model_management.py"}
+    family = next((family for family, mark in marks.items() if (CHECKOUT / mark).is_file()), "a1111")
     missing: dict[str, list[str]] = {}
     for file, names in contract.known(family).items():
         path = CHECKOUT / file

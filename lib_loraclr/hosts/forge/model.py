@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.hashes import file_sha256
-from lib_loraclr.hosts.forge.native import native_size
 from lib_loraclr.hosts.ports import ModelInfo
+from lib_loraclr.hosts.webui.native import native_size
 
 
 def loaded_model() -> Any | None:

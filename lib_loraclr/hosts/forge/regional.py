@@ -7,6 +7,7 @@ method would be copied with its object.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -48,11 +49,16 @@ class ForgeAdapter:
         return started
 
     def host(self) -> DiffusionHost:
-        """The loaded engine."""
-        from lib_loraclr.hosts.forge.host import ForgeHost
-        from lib_loraclr.hosts.forge.model import loaded_model
+        """The loaded model, whichever of the two kinds of patchers it has."""
+        if "backend.memory_management" in sys.modules:
+            from lib_loraclr.hosts.forge.host import ForgeHost
+            from lib_loraclr.hosts.forge.model import loaded_model
 
-        return ForgeHost(loaded_model())
+            return ForgeHost(loaded_model())
+        from lib_loraclr.hosts.ldm_patched.host import LdmPatchedHost
+        from lib_loraclr.hosts.ldm_patched.model import loaded_model
+
+        return LdmPatchedHost(loaded_model())
 
     def text_scope(self, host: Any) -> AbstractContextManager[None]:
         """Forge's text encoders call all their layers."""

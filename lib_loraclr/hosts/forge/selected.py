@@ -13,8 +13,8 @@ from modules import sd_models
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.keys.family import family_of_checkpoint
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
-from lib_loraclr.hosts.forge.native import native_size
 from lib_loraclr.hosts.ports import ModelInfo
+from lib_loraclr.hosts.webui.native import native_size
 
 
 def selected_checkpoint() -> Any | None:

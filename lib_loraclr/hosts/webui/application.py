@@ -55,10 +55,11 @@ class WebuiApplication:
 
     @property
     def open_folder(self) -> Callable[[], None] | None:
-        """Shows the LoRA folder in the machine's file manager; None where the WebUI was told to hide such buttons."""
-        if shared.cmd_opts.hide_ui_dir_config:
+        """Shows the LoRA folder in the machine's file manager; None where the WebUI cannot, or hides such buttons."""
+        show: Any = getattr(util, "open_folder", None)
+        if show is None or shared.cmd_opts.hide_ui_dir_config:
             return None
-        return lambda: util.open_folder(str(self.catalogue.folder()))
+        return lambda: show(str(self.catalogue.folder()))
 
     def job(
         self, title: str, task_id: str, phases: Sequence[tuple[str, float]] = ()

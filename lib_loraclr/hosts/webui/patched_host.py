@@ -1,0 +1,135 @@
+"""`PatchedHost`: what Forge and its relatives do the same way: a model behind patchers that a memory manager moves.
+
+A job works on the engine's original patchers, which carry no LoRA; the WebUI itself takes LoRAs out of the weights when
+it loads them and puts them back for the next generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib_loraclr.hosts.ports import ModelInfo, SampleRequest
+from lib_loraclr.hosts.samplers import Schedule
+from lib_loraclr.hosts.webui.conditioning import Conditioning
+from lib_loraclr.hosts.webui.host import LATENT_CHANNELS, LATENT_FACTOR, Denoiser, WebuiHost
+from lib_loraclr.hosts.webui.layers import text_layers, unet_layers
+
+
+class PatchedHost(WebuiHost):
+    """One loaded engine. Not for two threads at once: `conditional_rows` describes the call that is running.
+
+    `encoders` are (name inside the text patcher, transformers' model), `sigmas` the noise level of every training step.
+    Subclasses implement `_backup`, `_prepare`, `_cleanup`, `_empty_cache` and `_plain_settings`.
+    """
+
+    def __init__(
+        self, engine: Any, info: ModelInfo, encoders: Sequence[tuple[str, nn.Module]], tokenizer: Any, sigmas: Tensor
+    ) -> None:
+        super().__init__(engine)
+        self._info, self._tokenizer, self._sigmas = info, tokenizer, sigmas
+        original = engine.forge_objects_original
+        self._unet = original.unet
+        unet = self._unet.model.diffusion_model
+        self._layers = unet_layers(unet)
+        self._owners: dict[int, tuple[Any, str]] = {  # layer -> its patcher and parameter name there
+            id(module): (self._unet, f"diffusion_model.{name}.weight") for name, module in unet.named_modules()
+        }
+        for number, (stem, encoder) in enumerate(encoders):
+            self._layers |= text_layers(number, encoder)
+            for name, module in encoder.named_modules():
+                self._owners[id(module)] = original.clip.patcher, f"{stem}.{name}.weight"
+        self._called = [encoder for _, encoder in encoders]
+        self._attentions = [unet, *self._called]
+        self._schedule = Schedule.of_sigmas(sigmas)
+
+    def base_weight(self, name: str) -> Tensor:
+        """Float32 CPU copy of a layer's weight without the LoRAs that the WebUI may have added."""
+        module: Any = self.module_of(name)
+        kept = self._backup(*self._owners[id(module)])
+        weight = (module.weight if kept is None else kept).detach().to("cpu", torch.float32, copy=True)
+        scale = getattr(module, "scale_weight", None)
+        return weight if scale is None else weight * scale.detach().to("cpu", torch.float32)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Scope of a job: the engine without LoRAs, tiling and leftover settings; all as before on exit."""
+        self.check()
+        engine = self.model
+        with ExitStack() as stack:
+            stack.callback(self._empty_cache)
+            stack.callback(setattr, engine, "forge_objects", engine.forge_objects)
+            engine.forge_objects = engine.forge_objects_original.shallow_copy()
+            self._plain_settings(stack)
+            stack.enter_context(torch.no_grad())
+            yield
+
+    def _denoiser(self, both: Conditioning, request: SampleRequest) -> Denoiser:
+        width, height = request.size
+        shape = (len(both), LATENT_CHANNELS, height // LATENT_FACTOR, width // LATENT_FACTOR)
+        device = self._info.device
+        self._prepare(torch.zeros(shape, device=device))
+        model = self._unet.model
+        condition: dict[str, Any] = {"c_crossattn": both.context.to(device)}
+        if both.vector is not None:
+            condition["y"] = _with_size(both.vector, request.size).to(device)
+
+        def call(latents: Tensor, step: int) -> Tensor:
+            sigma = self._sigmas[step].to(device).expand(len(latents))
+            # these models' latents are not scaled down to variance 1
+            return model.apply_model(latents * (1 + sigma[0] ** 2) ** 0.5, sigma, **condition)
+
+        return call
+
+    def _text_scope(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    @contextmanager
+    def _model_scope(self) -> Iterator[None]:
+        side = max(8, self._info.native_size // LATENT_FACTOR)
+        self._prepare(torch.zeros((1, LATENT_CHANNELS, side, side), device=self._info.device))
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._cleanup()
+
+    def _place(self, layer: nn.Module) -> torch.device:
+        return self._info.device  # an offloaded layer fetches its weight itself
+
+    def _backup(self, patcher: Any, key: str) -> Tensor | None:
+        """What a weight was before the WebUI merged LoRAs into it; None where it has not."""
+        raise NotImplementedError
+
+    def _prepare(self, latents: Tensor) -> None:
+        """Load the original UNet for a call with these latents."""
+        raise NotImplementedError
+
+    def _cleanup(self) -> None:
+        """After the last call."""
+        raise NotImplementedError
+
+    def _empty_cache(self) -> None:
+        raise NotImplementedError
+
+    def _plain_settings(self, stack: ExitStack) -> None:
+        """Put what the last picture left on the engine aside; `stack` puts it back."""
+        raise NotImplementedError
+
+
+def _with_size(vector: Tensor, size: tuple[int, int]) -> Tensor:
+    """SDXL's vector for pictures of (width, height): pooled text, then height, width, crops, height, width of 256 each.
+
+    The sines are those of the original code base: cos and sin of position / 10000^(k / 128).
+    """
+    rates = torch.exp(-torch.log(torch.tensor(10000.0)) * torch.arange(128) / 128)
+    parts = [torch.cat([torch.cos(side * rates), torch.sin(side * rates)]) for side in (size[1], size[0])]
+    both = torch.cat(parts).to(vector)
+    changed = vector.clone()
+    changed[:, -6 * 256 : -4 * 256] = both
+    changed[:, -2 * 256 :] = both
+    return changed
