@@ -20,7 +20,7 @@ from lib_loraclr.hosts.standalone import StandaloneHost
 from lib_loraclr.hosts.tasks import TaskProgress
 
 LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-OURS = ("lib_loraclr.hosts.webui", "lib_loraclr.hosts.ldm_patched")
+OURS = ("lib_loraclr.hosts.webui", "lib_loraclr.hosts.ldm_patched", "lib_loraclr.hosts.forge")
 
 
 def beside(name: str) -> Any:
@@ -146,3 +146,10 @@ def test_a_folder_is_shown_only_where_the_webui_can(webui: Any) -> None:
     assert webui.application.open_folder is not None
     del webui.modules["modules.util"].open_folder
     assert webui.application.open_folder is None
+
+
+def test_regions_find_the_same_host(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modules.sd_samplers", SimpleNamespace())
+    monkeypatch.setattr(webui.modules["modules"], "sd_samplers", SimpleNamespace(), raising=False)
+    adapter = importlib.import_module("lib_loraclr.hosts.forge.regional").ForgeAdapter()
+    assert type(adapter.host()).__name__ == "LdmPatchedHost"
