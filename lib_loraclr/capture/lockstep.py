@@ -18,7 +18,7 @@ from lib_loraclr.capture.hooks import collect, inject, input_features, input_row
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.core.linalg import exact_float32
-from lib_loraclr.core.moments import SecondMoment
+from lib_loraclr.core.moments import SecondMoment, moment_dtype
 from lib_loraclr.hosts.ports import DiffusionHost, Progress, SampleRequest
 
 
@@ -108,7 +108,8 @@ class _PairTotals:
                 key=name,
             )
         with exact_float32():
-            rows = [input_rows(module, one).flatten(0, -2).float() for one in inputs.split(1)]
+            precision = moment_dtype(inputs.device)
+            rows = [input_rows(module, one).flatten(0, -2).to(precision) for one in inputs.split(1)]
             weights = torch.ones(len(rows[0]), device=inputs.device)
             words = None if self.sampled else self.host.word_rows()
             if words is not None and words.shape == inputs.shape[:-1]:

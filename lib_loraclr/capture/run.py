@@ -16,7 +16,7 @@ from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.core.methods.base import Statistics
-from lib_loraclr.core.moments import SecondMoment
+from lib_loraclr.core.moments import SecondMoment, moment_dtype
 from lib_loraclr.hosts.ports import DiffusionHost, Progress
 
 Moments = dict[str, SecondMoment]
@@ -126,7 +126,8 @@ class _Plan:
     ) -> None:
         self.host, self.settings, self.cache, self.layers, self.limits = host, settings, cache, layers, limits
         modules = host.layers()
-        self._bytes = {name: 4 * input_features(modules[name]) ** 2 for name in layers}
+        value_bytes = moment_dtype(host.info.device).itemsize
+        self._bytes = {name: value_bytes * input_features(modules[name]) ** 2 for name in layers}
         self._keys: dict[int, str] = {}
         self._digests: dict[int, str] = {}
         self._found: dict[str, Moments] = {}

@@ -12,7 +12,9 @@ from torch import Tensor
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.formats.safetensors_io import SafetensorsFile, atomic_path, write_safetensors
 
-FORMAT = "loraclr-moments-1"
+FORMAT = "loraclr-moments-2"  # 1 was float32 throughout
+
+PRECISIONS = {"F32": torch.float32, "F64": torch.float64}
 
 
 class StoredMoment(SecondMoment):
@@ -27,7 +29,7 @@ class StoredMoment(SecondMoment):
 
     @property
     def total(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Sum of x x^T (in, in), float32 on the CPU."""
+        """Sum of x x^T (in, in) on the CPU, as precise as it was captured."""
         first, *others = self.parts
         total = first[0].read(first[1])
         for file, name in others:
@@ -56,21 +58,24 @@ class MomentFile:
         self.path = path
         self.rows: dict[str, float] = json.loads(file.metadata["rows"])
         self.sizes: dict[str, int] = json.loads(file.metadata["sizes"])
+        if any(info.dtype not in PRECISIONS for info in file.tensors.values()):
+            raise ValueError(f"{path.name} holds moments of another precision")
         if {name: _stored_shape(name, n) for name, n in self.sizes.items()} != {
             n: t.shape for n, t in file.tensors.items()
         }:
             raise ValueError(f"{path.name} does not hold what its manifest says")
         self._ranges = {name: (info.begin, info.end) for name, info in file.tensors.items()}
+        self._dtypes = {name: PRECISIONS[info.dtype] for name, info in file.tensors.items()}
         self._stream = path.open("rb")
         self._keeper = keeper  # set after the stream, so that a temporary folder goes after the file is closed
 
     def read(self, name: str) -> Tensor:
-        """The full matrix (in, in), float32 on the CPU."""
+        """The full matrix (in, in) on the CPU, float64 or float32."""
         begin, end = self._ranges[name]
         data = bytearray(end - begin)
         self._stream.seek(begin)
         self._stream.readinto(data)
-        stored, size = torch.frombuffer(data, dtype=torch.float32), self.sizes[name]
+        stored, size = torch.frombuffer(data, dtype=self._dtypes[name]), self.sizes[name]
         return unpack(stored, size) if _symmetric(name) else stored.view(size, size)
 
     def moments(self) -> dict[str, StoredMoment]:
@@ -86,7 +91,7 @@ class MomentFile:
         tensors: dict[str, Tensor] = {}
         while moments:
             name, moment = moments.popitem()
-            total = moment.total.float().cpu()
+            total = moment.total.cpu()
             tensors[name] = pack(total) if _symmetric(name) else total
         with atomic_path(path, overwrite=True) as unfinished:
             write_safetensors(unfinished, tensors, manifest)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lib_loraclr.capture.settings import CaptureSettings
+from lib_loraclr.core.moments import moment_dtype
 from lib_loraclr.hosts.ports import ModelInfo
 from lib_loraclr.jobs.settings import Plan
 from lib_loraclr.ui.facts import Layout
@@ -69,12 +70,13 @@ def estimate(
     pictures = 0 if cached else picture_steps(plan.capture, count, plan.rounds) if plan.samples else 0
     steps = 0 if cached else denoising_steps(plan.capture, count, plan.rounds) if plan.samples else 0
     widths = distinct_inputs(layouts)
-    grams = sum(4 * width**2 for width in widths.values()) / 2**20
+    value_bytes = moment_dtype(model.device if model else "cpu").itemsize
+    grams = sum(value_bytes * width**2 for width in widths.values()) / 2**20
     factors = sum(4 * item.rank * (item.out_features + item.in_features) for items in layouts for item in items) / 2**20
     memory = factors
     if plan.samples:
         widest = max(widths.values(), default=0)
-        memory += min(grams, plan.capture.memory_budget_mib) + (count + 3) * 4 * widest**2 / 2**20
+        memory += min(grams, plan.capture.memory_budget_mib) + (count + 3) * value_bytes * widest**2 / 2**20
         passes = max(1.0, grams / plan.capture.memory_budget_mib)
         pictures, steps = round(pictures * passes), round(steps * passes)
     seconds: float | None = _solve_seconds(plan, layouts, widths, model)

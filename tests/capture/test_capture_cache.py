@@ -18,6 +18,7 @@ from lib_loraclr.capture.stored import StoredMoment, pack, unpack
 from lib_loraclr.core.deltas import Dense, LowRank
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.moments import SecondMoment
+from lib_loraclr.formats.safetensors_io import SafetensorsFile, write_safetensors
 from lib_loraclr.hosts.standalone import StandaloneHost
 
 SETTINGS = CaptureSettings(
@@ -54,6 +55,24 @@ def test_stored_moments_behave_like_moments(tmp_path: Path) -> None:
     assert torch.equal(moment(1.0).plus(stored["a"]).total, torch.full((3, 3), 5.0))
     with pytest.raises(TypeError):
         stored["a"].add(torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_moments_are_kept_as_precise_as_they_were_captured(tmp_path: Path, dtype: torch.dtype) -> None:
+    total = torch.full((3, 3), 1 / 3, dtype=dtype)
+    kept = StatisticsCache(tmp_path).store("k", {"a": SecondMoment(total, 2.0), "0x1:a": SecondMoment(total, 2.0)}, {})
+    assert all(kept[name].total.dtype == dtype and torch.equal(kept[name].total, total) for name in kept)
+
+
+def test_a_file_of_another_precision_is_not_found(tmp_path: Path) -> None:
+    cache = StatisticsCache(tmp_path)
+    cache.store("k", {"a": moment(1.0)}, {})
+    (path,) = tmp_path.glob("k-*.safetensors")
+    file = SafetensorsFile.open(path)
+    values = {"a": file.read("a").half()}
+    path.unlink()
+    write_safetensors(path, values, file.metadata)
+    assert cache.find("k") == {}
 
 
 def test_second_capture_needs_no_sampling(

@@ -164,8 +164,10 @@ def test_a_memory_budget_caps_the_memory_and_costs_passes(folder: Path, tmp_path
     values = {**settings.defaults(), "capture.memory_budget": 1}
     plan = plan_of(options(folder, values))
     wide = [[replace(item, in_features=1024) for item in items] for items in layouts]
-    # four inputs of 1024: q and k of the two attentions, text and feed-forward; 4 MiB each
-    assert estimate(plan, wide, CPU, Pace()).steps == 16 * estimate(plan, layouts, CPU, Pace()).steps
+    # four inputs of 1024: q and k of the two attentions, text and feed-forward; on the CPU 8 MiB each, elsewhere 4
+    assert estimate(plan, wide, CPU, Pace()).steps == 32 * estimate(plan, layouts, CPU, Pace()).steps
+    gpu = replace(CPU, device=torch.device("cuda"))
+    assert estimate(plan, wide, gpu, Pace()).steps == 16 * estimate(plan, layouts, gpu, Pace()).steps
 
 
 class _Silent:
