@@ -150,6 +150,20 @@ def test_a_replaced_file_is_merged_anew(forge: Any) -> None:
     assert original.unet.lora_loader.loaded_hash == original.clip.patcher.lora_loader.loaded_hash == "replaced"
 
 
+def test_patchers_that_keep_their_backup_themselves(forge: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, key = forge.engine, "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight"
+    unet, kept = engine.forge_objects_original.unet, torch.full((2, 2), 7.0)
+    bare = SimpleNamespace(model=unet.model, load_device=unet.load_device, backup={key: SimpleNamespace(weight=kept)})
+    other = LAYER.replace("attn1", "attn2")
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.forge_objects_original, "unet", bare)
+        host = forge.application.open_host(None, "auto")
+        assert torch.equal(host.base_weight(LAYER), kept)
+        assert torch.equal(host.base_weight(other), host.layers()[other].weight)
+        forge.application.forget("x")
+    assert engine.current_lora_hash == "replaced"
+
+
 def test_what_cannot_be_captured_is_said(forge: Any) -> None:
     forge.engine.is_inpaint = True
     with pytest.raises(InputError, match="text to image"):

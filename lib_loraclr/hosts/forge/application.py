@@ -39,4 +39,5 @@ class ForgeApplication(WebuiApplication):
         if engine is not None:
             engine.current_lora_hash = STALE
             for patcher in (engine.forge_objects_original.unet, engine.forge_objects_original.clip.patcher):
-                patcher.lora_loader.loaded_hash = STALE
+                if hasattr(patcher, "lora_loader"):  # Neo's patchers have none and are new for every list of LoRAs
+                    patcher.lora_loader.loaded_hash = STALE

@@ -24,7 +24,9 @@ class ForgeHost(PatchedHost):
         super().__init__(engine, info, text_encoders(engine), tokenizer, model.predictor.sigmas)
 
     def _backup(self, patcher: Any, key: str) -> Tensor | None:
-        return patcher.lora_loader.backup.get(key)
+        # Forge's patchers have a loader that keeps it; Neo's keep it themselves, all clones in one
+        kept = getattr(patcher, "lora_loader", patcher).backup.get(key)
+        return getattr(kept, "weight", kept)
 
     def _prepare(self, latents: Tensor) -> None:
         sampling_prepare(self._unet, latents)
