@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .groups import SIZES, group_tables
 from .model import alphas_cumprod, build_text, build_unet, build_vae
 from .optim import Muon
 from .sampling import Pipeline, contact_sheet
@@ -22,6 +23,7 @@ from .train_vae import schedule
 
 PREVIEW_MINUTES = 12
 SHARE = 0.1  # captions with a word that means nothing: the base draws the class until a LoRA says more
+WIDE = 0.3  # batches of wide pictures with two or three subjects
 PREVIEW = [
     "a photo of a man",
     "a photo of a woman in a forest",
@@ -84,28 +86,42 @@ def owners(parameters: list[nn.Parameter], workers: int) -> list[int]:
 
 
 class Feed:
-    """Random training batches: noisy latents, noise, times, token ids and loss weights."""
+    """Random training batches, of squares and of wide pictures: latents, noise, times, token ids and loss weights."""
 
     def __init__(self, work: Path, batch: int, seed: int, device: str) -> None:
         self.latents = torch.from_numpy(np.load(work / "latents.npy"))
         self.tokens, self.batch, self.device = token_table(work), batch, device
+        self.groups = group_tables(work, len(self.latents))
         self.alphas = alphas_cumprod().float().to(device)
         self.weights = loss_weight(self.alphas)
         self.g = torch.Generator().manual_seed(seed)
 
     def loss(self, unet: nn.Module, text: nn.Module) -> Tensor:
         """Weighted noise-prediction loss of a fresh batch."""
-        rows = torch.randint(0, len(self.latents), (self.batch,), generator=self.g)
-        ids = self.tokens[rows, torch.randint(0, 3, (self.batch,), generator=self.g)].long()
-        ids = insert_words(ids, self.g, SHARE).to(self.device)
-        t = stratified_times(self.batch, self.g).to(self.device)
-        x0 = self.latents[rows].float().to(self.device)
+        wide = torch.rand((), generator=self.g) < WIDE
+        x0, ids = self._wide() if wide else self._square()
+        ids = insert_words(ids.long(), self.g, SHARE).to(self.device)
+        t = stratified_times(len(x0), self.g).to(self.device)
+        x0 = x0.float().to(self.device)
         noise = torch.randn(x0.shape, generator=self.g).to(self.device)
         a = self.alphas[t].view(-1, 1, 1, 1)
         with torch.no_grad():
             context = text(ids).last_hidden_state
         out = unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, context).sample
         return ((out - noise).square().mean((1, 2, 3)) * self.weights[t]).mean()
+
+    def _square(self) -> tuple[Tensor, Tensor]:
+        """Latents (batch, 4, s, s) and ids (batch, 77)."""
+        rows = torch.randint(0, len(self.latents), (self.batch,), generator=self.g)
+        return self.latents[rows], self.tokens[rows, torch.randint(0, 3, (self.batch,), generator=self.g)]
+
+    def _wide(self) -> tuple[Tensor, Tensor]:
+        """About as many squares as a square batch, as latents (n, 4, s, size * s) and ids (n, 77)."""
+        size = SIZES[int(torch.randint(0, len(SIZES), (), generator=self.g))]
+        rows, ids = self.groups[size]
+        chosen = torch.randint(0, len(rows), (max(1, self.batch // size),), generator=self.g)
+        parts = self.latents[rows[chosen].flatten()].unflatten(0, (-1, size))
+        return torch.cat(parts.unbind(1), dim=-1), ids[chosen]
 
 
 def averaged(shared: Shared) -> dict[str, dict[str, Tensor]]:
@@ -210,6 +226,7 @@ def train_unet(work: Path, minutes: float, device: str, batch: int = 32, seed: i
         for tensor in (*averages, *(g for row in gradients for g in row)):
             tensor.share_memory_()
     token_table(work)  # once, before the workers
+    group_tables(work, len(np.load(work / "latents.npy", mmap_mode="r")))
     arguments = (workers, shared, work, minutes, device, batch, spent, step)
     others = [context.Process(target=_follow, args=(rank, *arguments, 1)) for rank in range(1, workers)]
     for process in others:
