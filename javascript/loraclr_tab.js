@@ -9,7 +9,7 @@ var loraclrTab = (() => {
     const CARD_FIELDS = ["weight", "te_weight", "kind", "trigger", "class_word", "prompts"];
 
     const state = {
-        chosen: [], task: "", question: "", result: null, reveal: "",
+        chosen: [], task: "", question: "", result: null, reveal: "", followed: false,
         polling: 0, busy: new Set(), again: new Set(), rows: new Map(), wanted: new Set(), known: new Set(), recipe: "",
     };
 
@@ -232,6 +232,7 @@ var loraclrTab = (() => {
         }
         clearInterval(state.polling);
         state.polling = setInterval(() => ask("poll"), POLL_MS);
+        state.followed = true;
     }
 
     function polled(reply) {
@@ -276,12 +277,14 @@ var loraclrTab = (() => {
         busy(false);
         say(said.status || "");
         const before = state.result;
+        const followed = state.followed; // a page that only finds an old result shows it, but stays where it is
+        state.followed = false;
         state.result = said.result || null;
         show("loraclr_after", Boolean(state.result));
         show("loraclr_again", Boolean(state.result && state.result.again));
         show("loraclr_save", Boolean(state.result && state.result.report));
         show("loraclr_preview_row", Boolean(state.result && state.result.measured));
-        if (state.result && JSON.stringify(before) !== JSON.stringify(state.result)) {
+        if (followed && state.result && JSON.stringify(before) !== JSON.stringify(state.result)) {
             refreshEverywhere();
             const panel = find(".lct-result");
             if (panel) panel.scrollIntoView({block: "nearest"});

@@ -129,6 +129,9 @@ def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     assert tab_page.cards_now() == before
     tab_page.shot("recipe", "#loraclr_left")
     assert page.locator("#loraclr_name :is(input, textarea)").input_value() == "three-2"
+    tab_page.open()  # a page that finds a result shows it, but stays where it is
+    page.locator("#loraclr_again").wait_for()
+    assert page.evaluate("[window.scrollY, document.querySelector('#loraclr_list').scrollTop]") == [0, 0]
 
 
 def test_cancel_half_way_leaves_nothing(tab_page: Any) -> None:
