@@ -146,6 +146,10 @@ class TabPage:
         if folder:
             self.page.evaluate("document.body.classList.remove('dark')")
 
+    def for_shots(self, good: int, quick: int) -> int:
+        """A number that makes good pictures where pictures of the page are taken, and quick ones elsewhere."""
+        return good if os.environ.get("LORACLR_SCREENSHOTS") else quick
+
     def row(self, name: str) -> Any:
         """The line of the list."""
         return self.page.locator(f'.lct-item[data-name="{name}"] .lct-row')

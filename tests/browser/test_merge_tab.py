@@ -112,7 +112,8 @@ def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     assert page.locator("#loraclr_result svg").count() >= 2
     tab_page.row("three").locator(".lct-mine").wait_for()
     tab_page.shot("result", "#loraclr_result")
-    tab_page.set_number("loraclr_preview_steps", 4)
+    tab_page.set_number("loraclr_preview_steps", tab_page.for_shots(20, 4))
+    tab_page.set_number("loraclr_preview_cfg", 4)
     page.locator("#loraclr_preview").click()
     page.locator("#loraclr_grid img").nth(8).wait_for(timeout=240_000)
     assert page.locator("#loraclr_grid img").count() == 9
@@ -127,7 +128,7 @@ def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     tab_page.card(names[2]).wait_for()
     page.wait_for_function("document.querySelector('#loraclr_capture_sampling_steps input').value === '12'")
     assert tab_page.cards_now() == before
-    tab_page.shot("recipe", "#loraclr_left")
+    tab_page.shot("recipe", "#loraclr_list")
     assert page.locator("#loraclr_name :is(input, textarea)").input_value() == "three-2"
     tab_page.open()  # a page that finds a result shows it, but stays where it is
     page.locator("#loraclr_again").wait_for()
