@@ -15,14 +15,18 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = 128
+PAINTED = ("preview",)  # states that show pictures: a palette for flat surfaces would spoil them
 
 
 def shrink(folder: Path) -> int:
-    """Bring every picture down to COLOURS colours; returns the bytes of all of them."""
+    """Bring every picture down to a palette; returns the bytes of all of them."""
     total = 0
     for path in sorted(folder.glob("*.png")):
         with Image.open(path) as picture:
-            small = picture.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            if path.stem.startswith(PAINTED):
+                small = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT)
+            else:
+                small = picture.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         small.save(path, optimize=True)
         size = path.stat().st_size
         print(f"{size / 1e3:7.1f} kB  {path.name}")
