@@ -165,15 +165,15 @@ def demo(result: Mapping[str, Any]) -> str:
 
 
 def regional_cost(result: Mapping[str, Any]) -> str:
-    """One line per layout and case: extra FLOPs of a step, and the ratio of processor seconds."""
+    """One line per layout and case: extra FLOPs of a step, and the time of a step in units of the plain one."""
     rows, timed = result.get("flops", {}).get("rows", ()), result.get("clock", {}).get("rows", ())
     extra = {(row["family"], row["layout"], row["case"]): row["extra_percent"] for row in rows}
-    ratio = {row["layout"]: row["cpu_ratio"] for row in timed}
+    ratio = {row["layout"]: row["ratio"] for row in timed}
     lines = dict.fromkeys((layout, case) for _, layout, case in extra)
     if not lines:
         return ""
     return _table(
-        ["regions", "FLOPs SD1.5", "FLOPs SDXL", "processor time, miniature"],
+        ["regions", "FLOPs SD1.5", "FLOPs SDXL", "time a step, miniature"],
         (
             [
                 f"{layout}, {case}",

@@ -55,9 +55,9 @@ def test_goals_by_hand() -> None:
     assert [good for _, good in goals({"flops": {"rows": extra}})] == [True] * 12
     extra[3]["extra_percent"] += 0.01
     assert [good for _, good in goals({"flops": {"rows": extra}})].count(False) == 1
-    timed = [{"layout": "2 x 50 %, own negatives", "ratio": 1.2, "cpu_ratio": 1.034}]
+    timed = [{"layout": "2 x 50 %, own negatives", "ratio": 1.234, "cpu_ratio": 1.034}]
     table = regional_cost({"flops": {"rows": extra}, "clock": {"rows": timed}})
-    assert "| 2 x 50 %, own negatives | +5.0 % | +9.0 % | 1.03 x |" in table
+    assert "| 2 x 50 %, own negatives | +5.0 % | +9.0 % | 1.23 x |" in table
     assert all(good for _, good in goals(identity(1.0)))
     missed = [sentence for sentence, good in goals(identity(0.25)) if not good]
     assert len(missed) == 3  # neither twice the plain rate nor near the single one, isolated or not
