@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,17 +22,10 @@ LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 OURS = ("lib_loraclr.hosts.webui", "lib_loraclr.hosts.forge")
 
 
-def beside(name: str) -> Any:
-    """A helper module of this folder."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture
-def forge(plain: StandaloneHost, tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def forge(
+    plain: StandaloneHost, beside: Any, tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
     """Forge with the checkpoint loaded, and the application on it."""
     webui, forge = beside("standin"), beside("forge_standin")
     engine = forge.Engine(plain, tiny_sd1)

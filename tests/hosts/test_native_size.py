@@ -1,4 +1,4 @@
-"""Which size pictures are captured at in Forge: what the checkpoint's .yaml says, else what its family means."""
+"""Which size a host with patchers captures at: what the checkpoint's .yaml says, else what its family means."""
 
 from __future__ import annotations
 
