@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 WAYS = ("plain prompt", "regions", "regions, isolated", "single")
 SUBJECTS = (2, 3)
 
 
-def identity_rates(results: Mapping[str, Any]) -> dict[int, dict[str, float]]:
-    """Number of subjects -> way -> share of subjects that are recognised as themselves; empty without a measurement."""
-    return {count: {way: rate for way, (rate, _) in ways.items()} for count, ways in identity_table(results).items()}
+class Seen(NamedTuple):
+    """Whom the embedder saw, over all canvases of one way and number of subjects."""
+
+    each: float  # share of subjects that are recognised as themselves
+    everyone: float  # share of canvases in which all of them are
+    cosine: float  # mean, to the wanted character
 
 
-def identity_table(results: Mapping[str, Any]) -> dict[int, dict[str, tuple[float, float]]]:
-    """Number of subjects -> way -> (share recognised as themselves, mean cosine to the wanted character)."""
+def identity_table(results: Mapping[str, Any]) -> dict[int, dict[str, Seen]]:
+    """Number of subjects -> way -> what was seen; empty without a measurement."""
     canvases = results.get("identity", {}).get("canvases", ())
-    table: dict[int, dict[str, tuple[float, float]]] = {}
+    table: dict[int, dict[str, Seen]] = {}
     for count in SUBJECTS if canvases else ():
         table[count] = {}
         for way in WAYS:
             mine = [one for one in canvases if (one["subjects"], one["way"]) == (count, way)]
-            right = [a == b for one in mine for a, b in zip(one["wanted"], one["seen"], strict=True)]
+            right = [[a == b for a, b in zip(one["wanted"], one["seen"], strict=True)] for one in mine]
             cosine = [value for one in mine for value in one["cosine"]]
-            table[count][way] = statistics.fmean(right), statistics.fmean(cosine)
+            table[count][way] = Seen(
+                statistics.fmean(one for canvas in right for one in canvas),
+                statistics.fmean(all(canvas) for canvas in right),
+                statistics.fmean(cosine),
+            )
     return table

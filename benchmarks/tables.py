@@ -186,14 +186,17 @@ def regional_cost(result: Mapping[str, Any]) -> str:
 
 
 def regional_identity(result: Mapping[str, Any]) -> str:
-    """One line per way: share of subjects recognised as themselves, and their cosine, for every number of subjects."""
+    """One line per way: share of subjects recognised, of pictures where all are, and cosine, by number of subjects."""
     table = identity_table(result)
     if not table:
         return ""
     ways = table[min(table)]
     return _table(
-        [f"{result['identity']['seeds']} seeds", *(f"{count} subjects: recognised / identity" for count in table)],
-        ([way, *(f"{table[c][way][0]:.0%} / {table[c][way][1]:.3f}" for c in table)] for way in ways),
+        [f"{result['identity']['seeds']} seeds", *(f"{count} subjects: each / everyone / identity" for count in table)],
+        (
+            [way, *(f"{s.each:.0%} / {s.everyone:.0%} / {s.cosine:.3f}" for s in (table[c][way] for c in table))]
+            for way in ways
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from tiny_loras import Recorder
 
 from benchmarks.regional import BUDGETS, count_flops, goals
 from benchmarks.regional_identity import Gallery, cast_of, gallery_picture, measure
-from benchmarks.regional_rates import WAYS, identity_rates, identity_table
+from benchmarks.regional_rates import WAYS, identity_table
 from benchmarks.tables import regional_cost, regional_identity
 from lib_loraclr.jobs.merge import merge
 from lib_loraclr.jobs.options import LoraChoice, MergeOptions
@@ -37,13 +37,14 @@ def identity(regions: float) -> dict[str, Any]:
 
 def test_rates_by_hand() -> None:
     table = identity_table(identity(0.5))
-    assert table[2]["plain prompt"] == (0.25, 0.1)
-    assert table[2]["single"][1] == pytest.approx(0.7)
-    assert identity_rates(identity(0.5))[2] == {
+    assert table[2]["plain prompt"] == (0.25, 0.0, 0.1)
+    assert table[2]["regions"].everyone == 0.5
+    assert table[2]["single"].cosine == pytest.approx(0.7)
+    assert {way: seen.each for way, seen in table[2].items()} == {
         "plain prompt": 0.25, "regions": 0.5, "regions, isolated": 0.5, "single": 1.0,
     }  # fmt: skip
     assert identity_table({}) == {}
-    assert "| regions | 50% / 0.500 | 100% / 0.500 |" in regional_identity(identity(0.5))
+    assert "| regions | 50% / 50% / 0.500 | 100% / 100% / 0.500 |" in regional_identity(identity(0.5))
 
 
 def test_goals_by_hand() -> None:
@@ -82,7 +83,7 @@ def test_canvases_are_painted_once(toy_folder: Path, tmp_path: Path, monkeypatch
     *_, last = measure(gallery, 1, {})
     assert {(one["subjects"], one["way"]) for one in last["canvases"]} == {(n, way) for n in (2, 3) for way in WAYS}
     assert last["canvases"][0]["wanted"] == [gallery.concepts[k]["name"] for k in cast_of(0, 2, 3)]
-    assert set(identity_rates({"identity": last})) == {2, 3}
+    assert set(identity_table({"identity": last})) == {2, 3}
     gallery_picture(gallery, tmp_path / "canvases.png", seeds=(1,))
     with Image.open(tmp_path / "canvases.png") as picture:
         assert picture.mode == "P"
