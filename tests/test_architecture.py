@@ -17,7 +17,8 @@ ARROWS = {
     "regional": {"core"},
     "formats": {"core"},
     "capture": {"core", "formats", "hosts.ports"},
-    "jobs": {"core", "regional", "formats", "capture", "hosts.ports"},
+    "distill": {"core", "capture", "hosts.ports"},
+    "jobs": {"core", "regional", "formats", "capture", "distill", "hosts.ports"},
     "hosts": {"core", "regional", "formats", "capture", "jobs", "ui.regional"},  # a WebUI's script holds the panel
     "ui": {"core", "regional", "formats", "capture", "jobs", "hosts.application", "hosts.ports"},
     "api": {"core", "regional", "formats", "capture", "jobs", "hosts"},
@@ -29,6 +30,7 @@ THIRD_PARTY = {
     "regional": {"torch"},
     "formats": {"torch", "safetensors", "numpy"},
     "capture": {"torch", "safetensors"},
+    "distill": {"torch"},
     "jobs": {"torch", "numpy", "PIL", "safetensors"},
 }
 GENERIC_NAMES = {"utils", "lib", "core", "common", "helpers", "conftest", "setup", "tests", "scripts"}

@@ -65,8 +65,8 @@ def capture(
     plan = _Plan(host, settings, cache, sorted(set(leaders.values())), limits or PassLimits())
     teacher = student is None
     groups: dict[str, list[list[Run]]] = {
-        "concepts": [_concept_runs(c, c.deltas if student is None else student, settings, round) for c in concepts],
-        "neutral": [_neutral_runs(concepts, student or {}, settings, round)],
+        "concepts": [concept_runs(c, c.deltas if student is None else student, settings, round) for c in concepts],
+        "neutral": [neutral_runs(concepts, student or {}, settings, round)],
         "held_out": [_held_out_runs(c, c.deltas, settings) for c in concepts] if teacher else [],
     }
     steps = [Lockstep(runs) for runs in zip(*groups["concepts"], strict=True)] if settings.cross else []
@@ -244,9 +244,10 @@ def _watched_layers(
     return {name: leaders[name] for name in touched if name in leaders and name not in set(wide)}
 
 
-def _concept_runs(
+def concept_runs(
     concept: CaptureConcept, deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
 ) -> list[Run]:
+    """What a concept is asked in round `number`: a run of text alone, and with the preset "full" one of pictures."""
     called = prompts.phrase(concept.trigger, concept.class_word)
     many, few, _ = prompts.templates_for(called, settings.templates)
     if concept.prompts:
@@ -268,9 +269,10 @@ def _held_out_runs(concept: CaptureConcept, deltas: Mapping[str, Delta], setting
     return runs
 
 
-def _neutral_runs(
+def neutral_runs(
     concepts: Sequence[CaptureConcept], deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
 ) -> list[Run]:
+    """The same for what no LoRA may change: scenes, and the class words of the concepts."""
     words = [concept.class_word for concept in concepts if not concept.class_word.lower().endswith("style")]
     texts = prompts.neutral(words, settings.scenes)
     runs, count = [Run(texts, (), deltas)] if texts else [], settings.neutral_prompts

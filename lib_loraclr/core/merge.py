@@ -118,8 +118,29 @@ def _finish(
         delta = truncate(delta, rank, activation_gram(problem.statistics, device))
     elif isinstance(delta, LowRank):
         delta = balanced(delta)
-    measured = fidelity(_placed(problem, device), delta) if measure else None
+    measured = _measured(problem, delta, device) if measure else None
     return MergedLayer(delta.to("cpu", torch.float32), solution.info, measured)
+
+
+def _measured(problem: LayerProblem, delta: Delta, device: torch.device | str) -> list[ConceptFidelity] | None:
+    """What the delta keeps of each concept."""
+    return fidelity(_placed(problem, device), delta.to(device, torch.float32))
+
+
+def remeasured(
+    problems: Sequence[LayerProblem], merged: Mapping[str, MergedLayer], deltas: Mapping[str, Delta],
+    device: torch.device | str,
+) -> dict[str, MergedLayer]:  # fmt: skip
+    """The layers with other deltas (float32, CPU), and what these keep."""
+    device = "cpu" if torch.device(device).type == "mps" else device
+    found: dict[str, MergedLayer] = {}
+    with exact_float32():
+        for problem in problems:
+            delta = deltas[problem.name]
+            found[problem.name] = replace(
+                merged[problem.name], delta=delta, fidelity=on_device(device, partial(_measured, problem, delta))
+            )
+    return found
 
 
 def _placed(problem: LayerProblem, device: torch.device | str) -> LayerProblem:

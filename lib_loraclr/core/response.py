@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -31,15 +32,20 @@ class Response:
         """The layer's change for the input `given`, shaped as its output."""
         if not self.cast or self.cast[0].device != given.device or self.cast[0].dtype != given.dtype:
             self.cast = tuple(factor.to(given.device, given.dtype) for factor in self.factors)
-        first, rest = self.cast[0], self.cast[1:]
-        if not is_convolution(module):
-            change = F.linear(given, first)
-            return F.linear(change, rest[0]) if rest else change
-        kernel = pair(module.kernel_size)
-        spread = first.reshape(first.shape[0], -1, *kernel)
-        layout: Any = (module.stride, module.padding, module.dilation)
-        change = F.conv2d(given, spread, None, *layout)
-        return F.conv2d(change, rest[0][:, :, None, None]) if rest else change
+        return respond(module, given, self.cast)
+
+
+def respond(module: nn.Module, given: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    """dW x with `factors` (down (r, in), up (out, r)) or (dW,), in the input's dtype and on its device."""
+    first, rest = factors[0], factors[1:]
+    if not is_convolution(module):
+        change = F.linear(given, first)
+        return F.linear(change, rest[0]) if rest else change
+    kernel = pair(module.kernel_size)
+    spread = first.reshape(first.shape[0], -1, *kernel)
+    layout: Any = (module.stride, module.padding, module.dilation)
+    change = F.conv2d(given, spread, None, *layout)
+    return F.conv2d(change, rest[0][:, :, None, None]) if rest else change
 
 
 def is_convolution(module: nn.Module) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -121,4 +121,20 @@ class DiffusionHost(Protocol):
 
     def ready(self) -> AbstractContextManager[None]:
         """Scope of a job: model on its device on entry, host exactly as before on exit, also after errors."""
+        ...
+
+
+@runtime_checkable
+class DifferentiableHost(DiffusionHost, Protocol):
+    """A host whose model lets gradients through, from its prediction back to what hooks add to its layers."""
+
+    def signal(self) -> Tensor:
+        """alpha of every training step, (steps,) float64: noisy = alpha clean + sqrt(1 - alpha^2) noise."""
+        ...
+
+    def predict(self, latents: Tensor, steps: Sequence[int], prompts: Sequence[str]) -> Tensor:
+        """The clean latents x0 (n, c, h, w), float32, that the conditional branch predicts from noisy ones.
+
+        Row k is at training step steps[k]. Text encoder and UNet run in the grad mode that is on.
+        """
         ...

@@ -10,6 +10,7 @@ from lib_loraclr.formats import FileWarning
 from lib_loraclr.hosts.ports import Progress
 from lib_loraclr.jobs.compare import build_report
 from lib_loraclr.jobs.deliver import deliver
+from lib_loraclr.jobs.distillation import distilled
 from lib_loraclr.jobs.meter import Stopwatch
 from lib_loraclr.jobs.opening import HostOpener
 from lib_loraclr.jobs.options import MergeOptions
@@ -38,6 +39,8 @@ def merge(options: MergeOptions, *, open_host: HostOpener, progress: Progress) -
         merged = solve(
             task.problems, method, plan.method_options, plan=plan, progress=progress, label=label, rank=plan.rank
         )
+    if plan.distill.steps:
+        merged = distilled(plan, task, merged, progress, watch)
     warnings = [*name_warnings(options.out, files), *task.warnings, *_layer_warnings(merged, plan)]
     warnings += _memory_warnings(task.statistics.limits, merged)
     report = None

@@ -13,6 +13,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import complete_options, get_method
 from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
 from lib_loraclr.core.rank import RankPolicy
+from lib_loraclr.distill import DistillSettings
 from lib_loraclr.jobs.opening import resolve_device
 from lib_loraclr.jobs.options import MergeOptions
 
@@ -28,6 +29,7 @@ JOB_OPTIONS: tuple[Option, ...] = (
     Option(
         "memory_budget", _DEFAULT.memory_budget_mib, "MiB of statistics held at a time; less samples more often.", 1
     ),
+    Option("distill", 0, "Steps in which the merge then learns the LoRAs' own predictions; 0: none.", 0, 10000),
 )
 
 
@@ -53,6 +55,7 @@ class Plan:
     method: MergeMethod
     method_options: Mapping[str, Any]
     capture: CaptureSettings
+    distill: DistillSettings
     rank: RankPolicy
     device: torch.device
 
@@ -106,8 +109,20 @@ def plan_of(options: MergeOptions) -> Plan:
         memory_budget_mib=int(capture["memory_budget"]),
         cross=complete.get("negatives") == "paper",
     )
+    if capture["distill"] and not method.needs_statistics:
+        message = f"Distillation goes on from a merge on the model; {method.name} runs without one."
+        raise InputError("bad-option", message, key="distill")
     options = replace(options, option={**complete, **capture} if method.needs_statistics else complete)
-    return Plan(options, method, complete, settings, RankPolicy.parse(options.rank), resolve_device(options.device))
+    distillation = DistillSettings(steps=int(capture["distill"]))
+    return Plan(
+        options,
+        method,
+        complete,
+        settings,
+        distillation,
+        RankPolicy.parse(options.rank),
+        resolve_device(options.device),
+    )
 
 
 def _size(text: str) -> tuple[int, int] | None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from lib_loraclr.capture import StatisticsCache
 from lib_loraclr.core.deltas import LayerShape
+from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.problem import LayerProblem
 from lib_loraclr.formats import FileWarning, LoraFile
-from lib_loraclr.hosts.ports import DiffusionHost, ModelInfo, Progress
+from lib_loraclr.hosts.ports import DifferentiableHost, DiffusionHost, ModelInfo, Progress
 from lib_loraclr.jobs.inputs import (
     Concept,
     check_families,
@@ -40,6 +41,7 @@ class Task:
     warnings: list[FileWarning]
     model: ModelInfo | None
     model_layers: list[str] | None
+    host: DiffusionHost | None = None
 
     @property
     def acting(self) -> list[Concept]:
@@ -75,6 +77,9 @@ def prepare(plan: Plan, open_host: HostOpener, progress: Progress, watch: Stopwa
             host = open_host(options.checkpoint, str(plan.device))
             stack.enter_context(host.ready())
             progress.step()
+        if plan.distill.steps and not isinstance(host, DifferentiableHost):
+            message = "Distillation needs gradients, which this program's model does not give; use the command line."
+            raise InputError("no-gradients", message, key="distill")
         with watch("read"):
             loras = _reread(loras, host, options)
             shapes = host_shapes(host)
@@ -85,7 +90,7 @@ def prepare(plan: Plan, open_host: HostOpener, progress: Progress, watch: Stopwa
             cache = StatisticsCache(options.cache or StatisticsCache.default_folder())
             acting = [concept for concept in concepts if concept.deltas]
             found = gather(host, acting, shapes, plan, cache=cache, progress=progress, watch=watch)
-        return Task(concepts, shapes, found, warnings, host.info, list(host.layers()))
+        return Task(concepts, shapes, found, warnings, host.info, list(host.layers()), host)
 
 
 def _reread(loras: list[LoraFile], host: DiffusionHost, options: MergeOptions) -> list[LoraFile]:

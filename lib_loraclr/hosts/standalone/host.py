@@ -43,6 +43,11 @@ class StandaloneHost:
         """Name, family, hash, native size, device and dtype."""
         return self._info
 
+    @property
+    def _factor(self) -> int:
+        """Pixels to a latent cell, along one side."""
+        return 2 ** (len(self.architecture.vae["block_out_channels"]) - 1)
+
     def layers(self) -> Mapping[str, nn.Module]:
         """Every linear layer and convolution of UNet and text encoders by its canonical name."""
         return self._layers
@@ -78,8 +83,7 @@ class StandaloneHost:
     @torch.no_grad()
     def sample(self, request: SampleRequest, progress: Progress | None = None, *, conditioning: Any = None) -> Tensor:
         """Latents (n, c, h, w), float32; cfg_scale 1 runs the conditional branch only, else both, that one last."""
-        factor = 2 ** (len(self.architecture.vae["block_out_channels"]) - 1)
-        noise = initial_noise(request, self.architecture.unet["in_channels"], factor).to(self._info.device)
+        noise = initial_noise(request, self.architecture.unet["in_channels"], self._factor).to(self._info.device)
         condition = self.encode(request.prompts) if conditioning is None else conditioning
         rows = len(condition)
         regions = regional_sampling(self, request, noise.shape[-2:])
@@ -103,6 +107,22 @@ class StandaloneHost:
 
         with nullcontext() if regions is None else regions.running():
             return SAMPLERS[request.sampler](self.schedule, denoise, noise, request.steps)
+
+    def signal(self) -> Tensor:
+        """alpha of every training step, (steps,) float64."""
+        return self.schedule.signal
+
+    def predict(self, latents: Tensor, steps: Sequence[int], prompts: Sequence[str]) -> Tensor:
+        """x0 (n, c, h, w), float32, of the conditional branch, in the grad mode that is on."""
+        condition = self.text.encode(list(prompts), self._info.device)
+        height, width = (side * self._factor for side in latents.shape[-2:])
+        extra = self._size_embedding(condition, (width, height))
+        latents = latents.to(self._info.device, torch.float32)
+        times = torch.tensor(list(steps), device=self._info.device)
+        output = self.unet(
+            latents.to(self._info.dtype), times, condition.context.to(self._info.dtype), added_cond_kwargs=extra
+        ).sample.float()
+        return torch.stack([self.schedule.clean(*row) for row in zip(latents, output, steps, strict=True)])
 
     def conditional_rows(self) -> slice | None:
         """Batch rows of the conditional branch in the UNet call that is running; None: all."""

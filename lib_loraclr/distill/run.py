@@ -1,0 +1,128 @@
+"""`distill`: descent on the difference between what the merged LoRA and each single LoRA make the model predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from lib_loraclr.core.deltas import Delta, LowRank
+from lib_loraclr.core.linalg import exact_float32
+from lib_loraclr.core.memory import out_of_memory, release_memory
+from lib_loraclr.distill.lessons import Lessons
+from lib_loraclr.distill.settings import DistillSettings
+from lib_loraclr.distill.student import Student
+from lib_loraclr.hosts.ports import DifferentiableHost, Progress
+
+WARM_UP = 10  # steps in which Adam's second moments find their size
+GAMMA, FLOOR = 5.0, 0.5
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """The learned update, and the loss of every step."""
+
+    deltas: Mapping[str, LowRank]
+    losses: Sequence[float]
+
+
+def loss_weights(signal: Tensor) -> Tensor:
+    """Weight of the squared error of x0 at every training step: min(SNR, 5) + 0.5, (steps,) float32.
+
+    The first term is Min-SNR (Hang et al. 2023). It asks for next to nothing in the noisiest steps, where the prompt
+    decides who is in the picture; the floor is what a loss on v has there.
+    """
+    snr = signal**2 / (1 - signal**2)
+    return (snr.clamp(max=GAMMA) + FLOOR).float()
+
+
+def distill(
+    host: DifferentiableHost,
+    start: Mapping[str, Delta],
+    lessons: Lessons,
+    settings: DistillSettings,
+    progress: Progress,
+    *,
+    seed: int = 0,
+) -> Distilled:
+    """Adam from `start` on `settings.steps` batches of the lessons, concepts and neutral rows in fixed shares.
+
+    Call it inside `host.ready()`. Whatever `progress` raises to cancel passes through; hooks are gone afterwards, and
+    the model's weights are never touched. Where the memory does not suffice, a step is made in halves of its rows.
+    """
+    student = Student(host.layers(), start, host.info.device)
+    weights = loss_weights(host.signal())
+    order, at_once, losses = _Order(lessons.groups, settings, seed), settings.rows, list[float]()
+    factors = student.parameters()
+    sizes = [settings.rate * float(factor.detach().square().mean().sqrt()) for factor in factors]
+    adam = torch.optim.Adam([{"params": [f], "lr": s} for f, s in zip(factors, sizes, strict=True)], betas=(0.9, 0.99))
+    with exact_float32(), torch.enable_grad(), student.acting():
+        for step in range(settings.steps):
+            rows = order.next()
+            loss, at_once = _backward(host, lessons, rows, weights, at_once, adam)
+            losses.append(loss)
+            for group, size in zip(adam.param_groups, sizes, strict=True):
+                group["lr"] = size * min(1.0, (step + 1) / WARM_UP) * (1 - step / settings.steps)
+            adam.step()
+            progress.step(f"{loss:.4f}")
+    return Distilled(student.deltas(), losses)
+
+
+class _Order:
+    """Which rows a step learns from: concepts in turn, every `neutral_every`-th of the model alone; shuffled decks."""
+
+    def __init__(self, groups: Sequence[range], settings: DistillSettings, seed: int) -> None:
+        self.groups, self.settings, self.turn = groups, settings, 0
+        self.generator = torch.Generator().manual_seed(seed)
+        self.decks: list[list[int]] = [[] for _ in groups]
+
+    def next(self) -> list[int]:
+        """Rows of one step."""
+        neutral, concepts = len(self.groups) - 1, len(self.groups) - 1
+        rows: list[int] = []
+        for place in range(self.settings.rows):
+            if concepts and place % self.settings.neutral_every:
+                rows.append(self._draw(self.turn % concepts))
+                self.turn += 1
+            else:
+                rows.append(self._draw(neutral))
+        return rows
+
+    def _draw(self, group: int) -> int:
+        if not self.decks[group]:
+            rows = self.groups[group]
+            self.decks[group] = [rows[k] for k in torch.randperm(len(rows), generator=self.generator).tolist()]
+        return self.decks[group].pop()
+
+
+def _backward(
+    host: DifferentiableHost, lessons: Lessons, rows: Sequence[int], weights: Tensor, at_once: int,
+    adam: torch.optim.Optimizer,
+) -> tuple[float, int]:  # fmt: skip
+    """Gradients of the mean loss of the rows; the loss, and how many rows fitted into the memory at once."""
+    while True:
+        adam.zero_grad()
+        try:
+            remaining, total = iter(rows), 0.0
+            while part := list(islice(remaining, at_once)):
+                loss = _loss(host, lessons, part, weights) / len(rows)
+                loss.backward()
+                total += float(loss.detach())
+            return total, at_once
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or at_once == 1:
+                raise
+        release_memory()
+        at_once = max(1, at_once // 2)
+
+
+def _loss(host: DifferentiableHost, lessons: Lessons, rows: Sequence[int], weights: Tensor) -> Tensor:
+    """Sum over rows of the weighted mean squared error of x0."""
+    steps = [lessons.steps[k] for k in rows]
+    wanted = lessons.clean[list(rows)]
+    found = host.predict(lessons.noisy[list(rows)], steps, [lessons.prompts[k] for k in rows])
+    errors = (found - wanted.to(found)).square().mean((1, 2, 3))
+    return (errors * weights[steps].to(errors)).sum()

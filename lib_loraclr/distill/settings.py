@@ -1,0 +1,26 @@
+"""Settings of a distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """How long and on what the merged LoRA learns.
+
+    steps      of descent; 0 is no distillation
+    rate       first step of every factor, as a share of its root mean square; falls to 0 in a straight line
+    rows       predictions compared in a step; every `neutral_every`-th is of the model without a LoRA
+    pictures   drawn by each single LoRA, and `neutral` by the model alone; each is noised `levels` times
+    cfg_scale  of these pictures: what users see, not what the conditional branch alone draws
+    """
+
+    steps: int = 0
+    rate: float = 0.02
+    rows: int = 12
+    neutral_every: int = 4
+    pictures: int = 8
+    neutral: int = 16
+    levels: int = 8
+    cfg_scale: float = 4.0

@@ -1,0 +1,254 @@
+"""Distillation on the tiny checkpoint: what is learned, that the host is as before, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_loras import QUICK, Recorder, options_for
+from torch import Tensor
+
+from lib_loraclr.capture import CaptureConcept, CaptureSettings, inject
+from lib_loraclr.core.deltas import Delta, Dense, LowRank, add
+from lib_loraclr.core.errors import Cancelled, InputError
+from lib_loraclr.distill import DistillSettings, Lessons, distill, record
+from lib_loraclr.distill.lessons import sampled_steps
+from lib_loraclr.distill.run import loss_weights
+from lib_loraclr.distill.student import Student, factored
+from lib_loraclr.formats import recipe_of
+from lib_loraclr.formats.safetensors_io import SafetensorsFile
+from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
+from lib_loraclr.jobs.inputs import read_files, weighted_deltas
+from lib_loraclr.jobs.merge import merge
+
+CAPTURE = CaptureSettings(steps=2)
+SETTINGS = DistillSettings(steps=30, pictures=2, neutral=2, levels=4)
+
+
+@pytest.fixture(scope="module")
+def host(tiny_sd1: Path) -> StandaloneHost:
+    return load_checkpoint(tiny_sd1)
+
+
+@pytest.fixture(scope="module")
+def concepts(host: StandaloneHost, loras: list[Path]) -> list[CaptureConcept]:
+    """Two LoRAs, strong enough to be in each other's way."""
+    found = []
+    for path in loras[:2]:
+        lora = read_files([path], host.layers())[0]
+        deltas, _ = weighted_deltas(lora, 3.0, 3.0, host.base_weight, None)
+        found.append(CaptureConcept(path.stem, f"{path.stem} man", "man", deltas))
+    return found
+
+
+@pytest.fixture(scope="module")
+def lessons(host: StandaloneHost, concepts: list[CaptureConcept]) -> Lessons:
+    with host.ready():
+        return record(host, concepts, SETTINGS, CAPTURE, Recorder(phases=[("record", 0)]))
+
+
+def stacked(concepts: list[CaptureConcept]) -> dict[str, Delta]:
+    names = {name for concept in concepts for name in concept.deltas}
+    return {name: add([c.deltas[name] for c in concepts if name in c.deltas]) for name in sorted(names)}
+
+
+def error(host: StandaloneHost, deltas: Mapping[str, Delta], lessons: Lessons) -> float:
+    """Mean weighted error of all rows, computed the other way: with hooks that know no gradient."""
+    weights = loss_weights(host.signal())
+    with host.ready(), inject(host.layers(), deltas):
+        found = host.predict(lessons.noisy, lessons.steps, lessons.prompts)
+    squared = (found - lessons.clean).square().mean((1, 2, 3))
+    return float((squared * weights[list(lessons.steps)]).mean())
+
+
+def state(host: StandaloneHost) -> tuple[Any, ...]:
+    modules = [m for root in (host.unet, *host.text.encoders) for m in root.modules()]
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+    flags = [p.requires_grad for m in (host.unet, *host.text.encoders) for p in m.parameters()]
+    grads = [p.grad is None for m in (host.unet, *host.text.encoders) for p in m.parameters()]
+    return hooks, flags, grads, torch.is_grad_enabled(), torch.get_rng_state().tolist()
+
+
+def test_predictions_are_those_of_the_sampler(host: StandaloneHost) -> None:
+    """The first step of a run without guidance, asked for directly."""
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    step = len(host.signal()) - 1
+    with host.ready():
+        conditioning = host.encode(["a photo"])
+        output = host.unet(noise, step, conditioning.context).sample
+        found = host.predict(noise, [step], ["a photo"])
+    torch.testing.assert_close(found, host.schedule.clean(noise, output, step))
+
+
+def test_lessons_are_what_the_single_loras_predict(
+    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+) -> None:
+    assert [len(group) for group in lessons.groups] == [8, 8, 8]
+    assert len(lessons.steps) == len(lessons.prompts) == len(lessons.noisy) == 24
+    for concept, group in zip([*concepts, None], lessons.groups, strict=True):
+        rows = list(group)
+        deltas = {} if concept is None else concept.deltas
+        with host.ready(), inject(host.layers(), deltas):
+            found = host.predict(
+                lessons.noisy[rows], [lessons.steps[k] for k in rows], [lessons.prompts[k] for k in rows]
+            )
+        torch.testing.assert_close(found, lessons.clean[rows], rtol=1e-3, atol=1e-3)
+        assert all((concept is None) or concept.name in lessons.prompts[k] for k in rows)
+    assert [lessons.prompts[k] for k in lessons.groups[-1]].count("") >= 4  # guidance asks the empty prompt
+    assert len(set(lessons.steps)) > 12
+
+
+def test_every_step_of_progress_is_made(host: StandaloneHost, concepts: list[CaptureConcept]) -> None:
+    progress = Recorder(phases=[("record", 0)])
+    with host.ready():
+        record(host, concepts, SETTINGS, CAPTURE, progress)
+    assert len(progress.reached) == sampled_steps(2, SETTINGS, CAPTURE)
+
+
+@pytest.mark.parametrize(
+    "layer", ["mid_block.attentions.0.proj_in", "mid_block.resnets.0.conv1", "time_embedding.linear_1"]
+)
+def test_a_student_answers_as_its_delta(host: StandaloneHost, layer: str) -> None:
+    """Linear layers, 1 x 1 and 3 x 3 convolutions, dense deltas too; gradients equal finite differences."""
+    module = host.layers()[f"unet.{layer}"]
+    generator = torch.Generator().manual_seed(5)
+    weight: Tensor = module.weight.detach().flatten(1)
+    delta = Dense(0.1 * torch.randn(weight.shape, generator=generator))
+    shape = (2, int(module.weight.shape[1]), *([6, 6] if module.weight.ndim == 4 else []))
+    given = torch.randn(shape, generator=generator)
+    student = Student({"x": module}, {"x": delta}, torch.device("cpu"))
+    with inject({"x": module}, {"x": delta}):
+        expected = module(given)
+    with student.acting():
+        found = module(given)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    up = student.factors["x"][0]
+    found.square().sum().backward()
+    assert up.grad is not None
+    direction, small = torch.randn(up.shape, generator=generator), 1e-3
+    slope = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            up += sign * small * direction
+            with student.acting():
+                slope.append(module(given).double().square().sum())
+            up -= sign * small * direction
+    assert float((slope[0] - slope[1]) / (2 * small)) == pytest.approx(float((up.grad * direction).sum()), rel=2e-2)
+
+
+def test_factors_keep_the_delta() -> None:
+    dense = Dense(torch.randn(5, 7, generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(factored(dense).dense(), dense.weight)
+    low = LowRank(torch.randn(5, 2), 100 * torch.randn(2, 7))
+    torch.testing.assert_close(factored(low).dense(), low.dense())
+    assert factored(low).up.norm() == pytest.approx(factored(low).down.norm(), rel=0.8)
+
+
+def test_it_learns_what_it_was_not_shown(
+    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+) -> None:
+    """Both the lessons and others of the same teachers: fresh pictures, fresh noise."""
+    start, before = stacked(concepts), state(host)
+    with host.ready():
+        found = distill(host, start, lessons, SETTINGS, Recorder(phases=[("distill", 0)]))
+        fresh = record(host, concepts, SETTINGS, replace(CAPTURE, seed=77), Recorder(phases=[("record", 0)]))
+    assert state(host) == before
+    assert len(found.losses) == SETTINGS.steps
+    assert {name: delta.rank for name, delta in found.deltas.items()} == {
+        name: delta.rank for name, delta in start.items()
+    }
+    assert error(host, found.deltas, lessons) < 0.7 * error(host, start, lessons)
+    assert error(host, found.deltas, fresh) < 0.8 * error(host, start, fresh)
+
+
+def test_its_own_teacher_has_nothing_to_say(
+    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+) -> None:
+    own = replace(lessons, groups=[lessons.groups[0], lessons.groups[0]])
+    with host.ready():
+        found = distill(host, concepts[0].deltas, own, replace(SETTINGS, steps=1), Recorder(phases=[("distill", 0)]))
+    assert found.losses[0] < 1e-6
+
+
+def test_less_memory_gives_the_same(
+    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, start = replace(SETTINGS, steps=2), stacked(concepts)
+    with host.ready():
+        whole = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
+        honest, sizes = host.predict, []
+
+        def small(latents: Tensor, *rest: Any) -> Tensor:
+            sizes.append(len(latents))
+            if len(latents) > 4:
+                raise RuntimeError("CUDA out of memory")
+            return honest(latents, *rest)
+
+        monkeypatch.setattr(host, "predict", small)
+        parts = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
+    assert sizes == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]
+    assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
+    for name, delta in whole.deltas.items():
+        torch.testing.assert_close(parts.deltas[name].dense(), delta.dense(), rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("phase", ["Drawing with each LoRA", "Distilling"])
+def test_cancel_leaves_no_file_and_no_hook(
+    host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path, phase: str
+) -> None:
+    before = state(host)
+    options = options_for(loras[:2], tmp_path / "m.safetensors", tiny_sd1, cache, option={**QUICK, "distill": 3})
+    with pytest.raises(Cancelled):
+        merge(options, open_host=lambda checkpoint, device: host, progress=Recorder(phase, 2))
+    assert state(host) == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merge_with_it_differs_repeats_and_says_so(
+    host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path
+) -> None:
+    made = {}
+    for name, steps, rank in (("without", 0, "2"), ("first", 3, "2"), ("again", 3, "2")):
+        (tmp_path / name).mkdir()
+        option = {**QUICK, "distill": steps}
+        options = options_for(
+            loras[:2], tmp_path / name / "m.safetensors", tiny_sd1, cache, option=option, rank=rank, dtype="fp32"
+        )
+        progress = Recorder()
+        made[name] = merge(options, open_host=lambda checkpoint, device: host, progress=progress), progress
+    files = {name: outcome.out.read_bytes() for name, (outcome, _) in made.items()}
+    assert files["first"] == files["again"] != files["without"]
+    phases = [name for name, _ in made["first"][1].phases]
+    assert phases.index("Solving") < phases.index("Drawing with each LoRA") < phases.index("Distilling")
+    assert not {"Drawing with each LoRA", "Distilling"} & {name for name, _ in made["without"][1].phases}
+    assert "distill" in made["first"][0].seconds
+    kept = {name: [concept.kept for concept in outcome.concepts] for name, (outcome, _) in made.items()}
+    assert None not in kept["first"]
+    assert kept["first"] != kept["without"]
+    file = SafetensorsFile.open(made["first"][0].out)
+    assert (recipe_of(file.metadata) or {})["option"]["distill"] == 3
+    assert all(len(shape) != 2 or min(shape) <= 2 for shape in (info.shape for info in file.tensors.values()))
+
+
+def test_what_is_refused(host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path) -> None:
+    class Closed:
+        """A host without gradients."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("predict", "signal"):
+                raise AttributeError(name)
+            return getattr(host, name)
+
+    option = {**QUICK, "distill": 3}
+    options = options_for(loras[:2], tmp_path / "m.safetensors", tiny_sd1, cache, option=option)
+    with pytest.raises(InputError, match="gradients") as closed:
+        merge(options, open_host=lambda checkpoint, device: Closed(), progress=Recorder())
+    assert closed.value.code == "no-gradients"
+    with pytest.raises(InputError, match="sum runs without") as free:
+        merge(replace(options, method="sum", option={"distill": 3}), open_host=pytest.fail, progress=Recorder())
+    assert free.value.key == "distill"
+    assert list(tmp_path.iterdir()) == []
