@@ -60,11 +60,13 @@ class Way:
 
 
 PUBLISHED = {"published": True}
+DISTILLED = {"distill": 200}
 
 
 def study_ways() -> list[Way]:
     """The methods of the fidelity study, the important ones first: an unfinished study is a shorter one."""
-    ways = [Way(DEFAULT_METHOD), Way("gradient-fusion"), Way("sum"), Way("gradient-fusion", PUBLISHED)]
+    ways = [Way(DEFAULT_METHOD), Way(DEFAULT_METHOD, DISTILLED), Way("sum"), Way("gradient-fusion", PUBLISHED)]
+    ways += [Way("gradient-fusion")]
     ways += [Way("loraclr", {"precision": precision}) for precision in ("fp32", "fp16")]
     ways += [Way("gradient-fusion-lbfgs"), *(Way(name) for name in MODEL_FREE[1:])]
     ways += [Way("orthogonal-adaptation"), Way("orthogonal-adaptation", {"weight": 0.6}, main=False)]
