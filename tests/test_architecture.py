@@ -20,7 +20,7 @@ ARROWS = {
     "distill": {"core", "capture", "hosts.ports"},
     "jobs": {"core", "regional", "formats", "capture", "distill", "hosts.ports"},
     "hosts": {"core", "regional", "formats", "capture", "jobs", "ui.regional"},  # a WebUI's script holds the panel
-    "ui": {"core", "regional", "formats", "capture", "jobs", "hosts.application", "hosts.ports"},
+    "ui": {"core", "regional", "formats", "capture", "distill", "jobs", "hosts.application", "hosts.ports"},
     "api": {"core", "regional", "formats", "capture", "jobs", "hosts"},
     "cli": {"core", "regional", "formats", "capture", "jobs", "hosts", "ui.page"},  # `tab` opens the page
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.moments import moment_dtype
+from lib_loraclr.distill.lessons import sampled_steps
 from lib_loraclr.hosts.ports import ModelInfo
 from lib_loraclr.jobs.settings import Plan
 from lib_loraclr.ui.facts import Layout
@@ -51,7 +52,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Estimate:
-    """`seconds` None: not known without a model. `cached`: the statistics are there, only the solve runs."""
+    """`seconds` None: not known without a model. `cached`: the statistics are there, the model is not watched again."""
 
     steps: int
     seconds: float | None
@@ -79,6 +80,9 @@ def estimate(
         memory += min(grams, plan.capture.memory_budget_mib) + (count + 3) * value_bytes * widest**2 / 2**20
         passes = max(1.0, grams / plan.capture.memory_budget_mib)
         pictures, steps = round(pictures * passes), round(steps * passes)
+    if plan.distill.steps:
+        pictures += distilled_pictures(plan, count)
+        steps += sampled_steps(count, plan.distill, plan.capture) + plan.distill.steps
     seconds: float | None = _solve_seconds(plan, layouts, widths, model)
     measured = True
     if pictures:
@@ -106,6 +110,13 @@ def denoising_steps(capture: CaptureSettings, concepts: int, rounds: int) -> int
 
     a_round = concepts * batches(capture.prompts) + batches(capture.neutral_prompts)
     return capture.steps * (a_round * (rounds + 1) + concepts * batches(capture.held_out_prompts))
+
+
+def distilled_pictures(plan: Plan, concepts: int) -> int:
+    """The same for a distillation: guided pictures, their predictions, and a backward pass of twice a forward one."""
+    settings = plan.distill
+    lessons = (concepts * settings.pictures + settings.neutral) * (2 * plan.capture.steps + settings.levels)
+    return lessons + 3 * settings.steps * settings.rows
 
 
 def distinct_inputs(layouts: Sequence[Sequence[Layout]]) -> dict[str, int]:

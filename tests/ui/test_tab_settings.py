@@ -158,6 +158,19 @@ def test_pace_is_learned_and_a_cached_merge_samples_nothing(folder: Path) -> Non
     assert estimate(plan, layouts, None, pace).seconds is None
 
 
+def test_a_distillation_is_counted_by_hand_and_never_comes_from_the_cache(folder: Path) -> None:
+    values = {**settings.defaults(), "capture.sampling_steps": 10, "capture.distill": 100}
+    plan = plan_of(options(folder, values))
+    layouts = [FileFacts().layout(choice.file) for choice in plan.options.lora]
+    pace = Pace()
+    pace.learn(CPU, plan, 1, 1.0)  # one second a picture and step
+    found = estimate(plan, layouts, CPU, pace, cached=True)
+    # 2 LoRAs x 8 pictures in 2 batches, 16 neutral ones in 4, each batch 10 sampling steps and 8 noise levels
+    assert found.steps == (2 * 2 + 4) * (10 + 8) + 100
+    # guided pictures ask the model twice a step; a backward pass costs two forward ones; 12 rows a step
+    assert found.seconds == pytest.approx((2 * 8 + 16) * (2 * 10 + 8) + 3 * 100 * 12, abs=10)
+
+
 def test_a_memory_budget_caps_the_memory_and_costs_passes(folder: Path, tmp_path: Path) -> None:
     big = write_lora(tmp_path / "big.safetensors", 1)
     layouts = [FileFacts().layout(big)] * 2
