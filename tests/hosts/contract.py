@@ -75,7 +75,7 @@ FORGE: dict[str, tuple[str, ...]] = {
     "modules/sd_models.py": ("forge_model_reload", "FakeInitialModel", "forge_loading_parameters"),
     "modules_forge/main_entry.py": ("checkpoint_info",),
     "modules_forge/utils.py": ("apply_circular_forge",),
-    "backend/memory_management.py": ("soft_empty_cache", "get_torch_device"),
+    "backend/memory_management.py": ("soft_empty_cache", "get_torch_device", "load_model_gpu"),
     "backend/sampling/sampling_function.py": ("sampling_prepare", "sampling_cleanup"),
     "backend/diffusion_engine/base.py": (
         "forge_objects", "forge_objects_original", "shallow_copy", "current_lora_hash", "tiling_enabled", "is_inpaint",
@@ -109,7 +109,9 @@ LDM_PATCHED: dict[str, tuple[str, ...]] = {
     ),
     "modules_forge/forge_sampler.py": ("sampling_prepare", "sampling_cleanup", "model_management"),
     "modules_forge/forge_util.py": ("apply_circular_forge",),
-    "ldm_patched/modules/model_management.py": ("current_loaded_models", "soft_empty_cache", "model"),
+    "ldm_patched/modules/model_management.py": (
+        "current_loaded_models", "soft_empty_cache", "model", "load_model_gpu",
+    ),
     "ldm_patched/modules/model_patcher.py": ("backup", "model", "load_device"),
     "ldm_patched/modules/model_base.py": (
         "apply_model", "model_sampling", "diffusion_model", "manual_cast_dtype", "get_dtype",

@@ -74,7 +74,7 @@ class KModel(nn.Module):
 
     def apply_model(self, x: torch.Tensor, t: torch.Tensor, c_crossattn: torch.Tensor) -> torch.Tensor:
         self.rows.append(len(x))
-        step = (self.predictor.sigmas - t[0]).abs().argmin().expand(len(x))
+        step = (self.predictor.sigmas - t[:, None]).abs().argmin(1)
         sigma = t.view(-1, 1, 1, 1)
         return x - sigma * self._host[0].unet(x / (1 + sigma**2).sqrt(), step, c_crossattn).sample
 
@@ -99,6 +99,7 @@ class Engine:
     def set_clip_skip(self, skip: int) -> None:
         self.text_processing_engine.clip_skip = skip
 
+    @torch.inference_mode()
     def get_learned_conditioning(self, prompts: list[str]) -> torch.Tensor:
         return self._host.text.encode(list(prompts), torch.device("cpu")).context
 
@@ -122,6 +123,7 @@ def build(engine: Engine) -> dict[str, types.ModuleType]:
         "backend": {}, "backend.sampling": {}, "modules_forge": {},
         "backend.memory_management": {
             "soft_empty_cache": lambda: log.append("empty"), "get_torch_device": lambda: torch.device("cpu"),
+            "load_model_gpu": lambda patcher: log.append("texts"),
         },
         "backend.sampling.sampling_function": {
             "sampling_prepare": prepare, "sampling_cleanup": lambda unet: log.append("cleanup"), "log": log,

@@ -36,6 +36,9 @@ class Manager(types.ModuleType):
         patcher.patch()
         self.current_loaded_models.append(named(model=patcher))
 
+    def load_model_gpu(self, patcher: Patcher) -> None:
+        self.log.append("texts")
+
     def soft_empty_cache(self) -> None:
         self.log.append("empty")
 
@@ -94,7 +97,7 @@ class BaseModel(nn.Module):
         return torch.float32
 
     def apply_model(self, x: torch.Tensor, t: torch.Tensor, c_crossattn: torch.Tensor) -> torch.Tensor:
-        step = (self.model_sampling.sigmas - t[0]).abs().argmin().expand(len(x))
+        step = (self.model_sampling.sigmas - t[:, None]).abs().argmin(1)
         sigma = t.view(-1, 1, 1, 1)
         return x - sigma * self._host[0].unet(x / (1 + sigma**2).sqrt(), step, c_crossattn).sample
 

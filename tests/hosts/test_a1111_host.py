@@ -84,6 +84,12 @@ def test_sampling_gives_the_standalone_host_s_latents(webui: Any, plain: Standal
     assert set(webui.model.rows) == {2 if cfg == 1.0 else 4}
 
 
+@pytest.mark.parametrize("lowvram", [False, True])
+def test_gradients_are_the_standalone_host_s(webui: Any, plain: StandaloneHost, beside: Any, lowvram: bool) -> None:
+    webui.model.lowvram = lowvram
+    beside("gradient_checks").check(lambda: webui.application.open_host(None, "auto"), plain)
+
+
 def test_statistics_equal_the_standalone_host_s(webui: Any, plain: StandaloneHost, tmp_path: Path) -> None:
     values = torch.Generator().manual_seed(0)
     names = [LAYER, "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",

@@ -85,6 +85,14 @@ def test_sampling_gives_the_standalone_host_s_latents_without_the_last_picture_s
     assert forge.log[-2:] == ["cleanup", "empty"]
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_gradients_are_the_standalone_host_s(forge: Any, plain: StandaloneHost, beside: Any, inference: bool) -> None:
+    outside = state(forge)
+    beside("gradient_checks").check(lambda: forge.application.open_host(None, "auto"), plain, inference=inference)
+    assert "texts" in forge.log
+    assert state(forge) == outside
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError("CUDA out of memory"), Cancelled()])
 def test_everything_is_as_before_after_every_end(forge: Any, error: Exception | None) -> None:
     host, outside = forge.application.open_host(None, "auto"), state(forge)

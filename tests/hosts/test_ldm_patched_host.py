@@ -91,6 +91,13 @@ def test_sampling_gives_the_standalone_host_s_latents_without_the_last_picture_s
     assert webui.manager.log[-2:] == ["cleanup", "empty"]
 
 
+def test_gradients_are_the_standalone_host_s(webui: Any, plain: StandaloneHost, beside: Any) -> None:
+    outside = state(webui)
+    beside("gradient_checks").check(lambda: webui.application.open_host(None, "auto"), plain)
+    assert "texts" in webui.manager.log
+    assert state(webui) == outside
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError("CUDA out of memory"), Cancelled()])
 def test_everything_is_as_before_after_every_end(webui: Any, error: Exception | None) -> None:
     host, outside = webui.application.open_host(None, "auto"), state(webui)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from modules import devices, processing, sd_hijack, sd_models, shared
-from torch import Tensor
+from torch import Tensor, nn
 
-from lib_loraclr.hosts.a1111.model import describe, text_models
+from lib_loraclr.hosts.a1111.model import describe, text_models, text_root
 from lib_loraclr.hosts.a1111.networks import bare_model, base_weight
 from lib_loraclr.hosts.a1111.open_clip import open_clip_layers, separated
 from lib_loraclr.hosts.a1111.sizes import with_size
-from lib_loraclr.hosts.ports import SampleRequest
 from lib_loraclr.hosts.samplers import Schedule
 from lib_loraclr.hosts.webui.conditioning import Conditioning
+from lib_loraclr.hosts.webui.gradients import gradients, held
 from lib_loraclr.hosts.webui.host import LATENT_CHANNELS, LATENT_FACTOR, Denoiser, WebuiHost
 from lib_loraclr.hosts.webui.layers import text_layers, unet_layers
 
@@ -30,8 +30,9 @@ class A1111Host(WebuiHost):
         texts = text_models(model)
         self._encoders = [text.encoder for text in texts]
         self._called, self._tokenizer = [text.called for text in texts], texts[0].tokenizer
-        self._layers = unet_layers(model.model.diffusion_model)
-        self._attentions = [model.model.diffusion_model, *self._encoders]
+        self._texts, self._diffusion = [text_root(model)], model.model.diffusion_model
+        self._layers = unet_layers(self._diffusion)
+        self._attentions = [self._diffusion, *self._encoders]
         self._separated = {n: open_clip_layers(n, text.encoder) for n, text in enumerate(texts) if text.open_clip}
         for number, text in enumerate(texts):
             self._layers |= self._separated[number] if text.open_clip else text_layers(number, text.encoder)
@@ -68,9 +69,9 @@ class A1111Host(WebuiHost):
                 stack.enter_context(separated(number, self._encoders[number], layers))
             yield
 
-    def _denoiser(self, both: Conditioning, request: SampleRequest) -> Denoiser:
-        both = with_size(self.model, both, request.size)
-        width, height = request.size
+    def _denoiser(self, both: Conditioning, size: tuple[int, int]) -> Denoiser:
+        both = with_size(self.model, both, size)
+        width, height = size
         shape = (len(both), LATENT_CHANNELS, height // LATENT_FACTOR, width // LATENT_FACTOR)
         empty = torch.zeros(shape, device=devices.device)
         image = processing.txt2img_image_conditioning(self.model, empty, width, height)
@@ -79,10 +80,10 @@ class A1111Host(WebuiHost):
         if both.vector is not None:
             condition = {"crossattn": context, "vector": both.vector.to(devices.device), "c_concat": [image]}
 
-        def call(latents: Tensor, step: int) -> Tensor:
-            times = torch.full((len(latents),), step, device=latents.device)
-            output = self.model.apply_model(latents, times, cond=dict(condition))
-            return self._schedule.clean(latents, output.float(), step)
+        def call(latents: Tensor, steps: Sequence[int]) -> Tensor:
+            times = torch.tensor(list(steps), device=latents.device)
+            output = self.model.apply_model(latents, times, cond=dict(condition)).float()
+            return torch.stack([self._schedule.clean(*row) for row in zip(latents, output, steps, strict=True)])
 
         return call
 
@@ -92,8 +93,11 @@ class A1111Host(WebuiHost):
     @contextmanager
     def _model_scope(self) -> Iterator[None]:
         precision = devices.without_autocast() if devices.unet_needs_upcast else devices.autocast()
-        with torch.no_grad(), self.model.ema_scope(), precision:
+        with self.model.ema_scope(), precision:
             yield
+
+    def _gradients(self, roots: Sequence[nn.Module]) -> AbstractContextManager[None]:
+        return gradients(roots, held if self.model.lowvram else None)
 
 
 @contextmanager

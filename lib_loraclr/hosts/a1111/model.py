@@ -66,9 +66,15 @@ def describe(model: Any, *, hashed: bool = False) -> ModelInfo:
     )  # fmt: skip
 
 
+def text_root(model: Any) -> Any:
+    """The module that encodes prompts, with all its encoders."""
+    return model.conditioner if getattr(model, "is_sdxl", False) else model.cond_stage_model
+
+
 def text_models(model: Any) -> list[TextModel]:
     """The CLIP encoders, SDXL's two in order."""
-    embedders = list(model.conditioner.embedders) if getattr(model, "is_sdxl", False) else [model.cond_stage_model]
+    root = text_root(model)
+    embedders = list(root.embedders) if getattr(model, "is_sdxl", False) else [root]
     found: list[TextModel] = []
     for embedder in embedders:
         inner = getattr(embedder, "wrapped", None)

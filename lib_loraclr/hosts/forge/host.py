@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
+import torch
 from backend import memory_management
 from backend.sampling.sampling_function import sampling_cleanup, sampling_prepare
 from modules import shared
@@ -27,6 +30,14 @@ class ForgeHost(PatchedHost):
         # Forge's patchers have a loader that keeps it; Neo's keep it themselves, all clones in one
         kept = getattr(patcher, "lora_loader", patcher).backup.get(key)
         return getattr(kept, "weight", kept)
+
+    def _conditioner(self) -> Callable[[Any], object]:
+        whole = self.model.get_learned_conditioning
+        inner = getattr(whole, "__wrapped__", None)  # what torch.inference_mode() decorates
+        return whole if inner is None or not torch.is_grad_enabled() else partial(inner, self.model)
+
+    def _load_texts(self) -> None:
+        memory_management.load_model_gpu(self.model.forge_objects.clip.patcher)
 
     def _prepare(self, latents: Tensor) -> None:
         sampling_prepare(self._unet, latents)

@@ -10,7 +10,7 @@ from modules_forge.forge_sampler import sampling_cleanup, sampling_prepare
 from modules_forge.forge_util import apply_circular_forge
 from torch import Tensor
 
-from lib_loraclr.hosts.ldm_patched.model import describe, text_encoders, tokenizer
+from lib_loraclr.hosts.ldm_patched.model import describe, text_encoders, text_root, tokenizer
 from lib_loraclr.hosts.webui.patched_host import PatchedHost
 
 
@@ -20,6 +20,7 @@ class LdmPatchedHost(PatchedHost):
     def __init__(self, model: Any) -> None:
         sigmas = model.forge_objects_original.unet.model.model_sampling.sigmas
         super().__init__(model, describe(model, hashed=True), text_encoders(model), tokenizer(model), sigmas)
+        self._texts = [text_root(model)]
 
     def _backup(self, patcher: Any, key: str) -> Tensor | None:
         # The patcher that merged a LoRA keeps what was there: a clone of this one, as long as it is loaded.
@@ -29,6 +30,9 @@ class LdmPatchedHost(PatchedHost):
                 kept = clone.backup[key]
                 return getattr(kept, "weight", kept)
         return None
+
+    def _load_texts(self) -> None:
+        model_management.load_model_gpu(self.model.forge_objects.clip.patcher)
 
     def _prepare(self, latents: Tensor) -> None:
         sampling_prepare(self._unet, latents)

@@ -61,9 +61,15 @@ def text_encoders(model: Any) -> list[tuple[str, nn.Module]]:
     return [(f"{name}.transformer", getattr(stage, name).transformer) for name in ENCODERS if hasattr(stage, name)]
 
 
+def text_root(model: Any) -> Any:
+    """The module that encodes prompts, with all its encoders."""
+    return model.conditioner if getattr(model, "is_sdxl", False) else model.cond_stage_model
+
+
 def tokenizer(model: Any) -> Any:
     """The wrapper that cuts prompts into chunks; SDXL's two cut alike."""
-    return model.conditioner.embedders[0] if getattr(model, "is_sdxl", False) else model.cond_stage_model
+    root = text_root(model)
+    return root.embedders[0] if getattr(model, "is_sdxl", False) else root
 
 
 def name_of(model: Any) -> str:

@@ -24,15 +24,16 @@ from lib_loraclr.hosts.webui.words import RunningWords, word_mask
 
 LATENT_FACTOR = 8
 LATENT_CHANNELS = 4
-Denoiser = Callable[[Tensor, int], Tensor]  # latents of all rows, training step -> prediction of the clean latents
+Denoiser = Callable[[Tensor, Sequence[int]], Tensor]  # latents of all rows, training step of each -> clean latents
 
 
 class WebuiHost:
     """The model that is loaded now; a job that finds another one in its place ends with "checkpoint-switched".
 
     Subclasses set `model`, `_info`, `_layers`, `_attentions` (the modules that hold them), `_tokenizer` (what cuts
-    prompts into chunks), `_called` (the modules that are called once per chunk) and `_schedule`, and implement
-    `_denoiser`, `_text_scope` and `_model_scope`.
+    prompts into chunks), `_called` (the modules that are called once per chunk), `_texts` (the modules that encode
+    prompts), `_diffusion` (the UNet) and `_schedule`, and implement `_denoiser`, `_text_scope`, `_model_scope` and
+    `_gradients`.
     """
 
     model: Any
@@ -41,6 +42,8 @@ class WebuiHost:
     _attentions: Sequence[nn.Module]
     _tokenizer: Any
     _called: Sequence[nn.Module]
+    _texts: Sequence[nn.Module]
+    _diffusion: nn.Module
     _schedule: Schedule
 
     def __init__(self, model: Any) -> None:
@@ -67,10 +70,8 @@ class WebuiHost:
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The WebUI's own conditioning, with its emphasis, clip skip and embeddings."""
-        size = (self._info.native_size, self._info.native_size)
-        words = word_mask(self._tokenizer, prompts)
-        with self._words.by_chunk(self._called, words):
-            return Conditioning.of(self._learned(prompts, size), words)
+        with torch.no_grad():
+            return self._encoded(prompts)
 
     def word_rows(self) -> Tensor | None:
         """While the text encoder or `unet_call` runs: (batch, tokens), False on padding; None otherwise."""
@@ -83,7 +84,7 @@ class WebuiHost:
     def unet_call(self, conditioning: Conditioning) -> None:
         """Cross-attention keys and values see nothing but the conditioning: call just these layers."""
         self.check()
-        with self._model_scope(), self._words.whole(conditioning.words):
+        with torch.no_grad(), self._model_scope(), self._words.whole(conditioning.words):
             places: dict[torch.device, Tensor] = {}  # offloaded layers stay where they are; one tensor for all of them
             for name, layer in self._layers.items():
                 if name.endswith((".attn2.to_k", ".attn2.to_v")):
@@ -106,7 +107,7 @@ class WebuiHost:
             self.check()
             self._rows = guided
             try:
-                clean = call(latents if guided is None else torch.cat([latents, latents]), step).float()
+                clean = call(latents if guided is None else torch.cat([latents, latents]), [step] * len(both)).float()
             finally:
                 self._rows = None
             if guided is not None:
@@ -116,9 +117,22 @@ class WebuiHost:
                 progress.step()
             return clean
 
-        with self._model_scope():
-            call = self._denoiser(both, request)
+        with torch.no_grad(), self._model_scope():
+            call = self._denoiser(both, request.size)
             return SAMPLERS[request.sampler](self._schedule, denoise, noise.to(self._info.device), request.steps)
+
+    def signal(self) -> Tensor:
+        """alpha of every training step, (steps,) float64."""
+        return self._schedule.signal
+
+    def predict(self, latents: Tensor, steps: Sequence[int], prompts: Sequence[str]) -> Tensor:
+        """x0 (n, c, h, w), float32, of the conditional branch, in the grad mode that is on."""
+        condition = self._encoded(prompts)
+        height, width = (side * LATENT_FACTOR for side in latents.shape[-2:])
+        with self._model_scope():
+            call = self._denoiser(condition, (width, height))
+            with self._gradients([self._diffusion]):
+                return call(latents.to(self._info.device, torch.float32), steps).float()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures through the WebUI's VAE, uint8 (n, h, w, 3) on the CPU."""
@@ -143,7 +157,7 @@ class WebuiHost:
             raise InputError("unknown-layer", f"{self._info.name} has no layer {name}.", file=self._info.name, key=name)
         return self._layers[name]
 
-    def _denoiser(self, both: Conditioning, request: SampleRequest) -> Denoiser:
+    def _denoiser(self, both: Conditioning, size: tuple[int, int]) -> Denoiser:
         raise NotImplementedError
 
     def _text_scope(self) -> AbstractContextManager[Any]:
@@ -152,16 +166,30 @@ class WebuiHost:
     def _model_scope(self) -> AbstractContextManager[Any]:
         raise NotImplementedError
 
+    def _gradients(self, roots: Sequence[nn.Module]) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def _conditioner(self) -> Callable[[Any], object]:
+        return self.model.get_learned_conditioning
+
     def _place(self, layer: nn.Module) -> torch.device:
         weight: Any = layer.weight
         return weight.device
 
+    def _encoded(self, prompts: Sequence[str]) -> Conditioning:
+        size = (self._info.native_size, self._info.native_size)
+        words = word_mask(self._tokenizer, prompts)
+        with self._words.by_chunk(self._called, words):
+            return Conditioning.of(self._learned(prompts, size), words)
+
     def _encode_negative(self, request: SampleRequest, rows: int) -> Conditioning:
         texts = [request.negative_prompt] * rows
-        return Conditioning.of(self._learned(texts, request.size, negative=True), word_mask(self._tokenizer, texts))
+        with torch.no_grad():
+            learned = self._learned(texts, request.size, negative=True)
+        return Conditioning.of(learned, word_mask(self._tokenizer, texts))
 
     def _learned(self, texts: Sequence[str], size: tuple[int, int], *, negative: bool = False) -> object:
         self.check()
         prompts = prompt_parser.SdConditioning(list(texts), is_negative_prompt=negative, width=size[0], height=size[1])
-        with torch.no_grad(), self._text_scope():
-            return self.model.get_learned_conditioning(prompts)
+        with self._text_scope(), self._gradients(self._texts):
+            return self._conditioner()(prompts)

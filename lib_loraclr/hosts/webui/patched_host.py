@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_loraclr.hosts.ports import ModelInfo, SampleRequest
+from lib_loraclr.hosts.ports import ModelInfo
 from lib_loraclr.hosts.samplers import Schedule
 from lib_loraclr.hosts.webui.conditioning import Conditioning
+from lib_loraclr.hosts.webui.gradients import copied, gradients
 from lib_loraclr.hosts.webui.host import LATENT_CHANNELS, LATENT_FACTOR, Denoiser, WebuiHost
 from lib_loraclr.hosts.webui.layers import text_layers, unet_layers
 
@@ -24,7 +25,8 @@ class PatchedHost(WebuiHost):
     """One loaded engine. Not for two threads at once: `conditional_rows` describes the call that is running.
 
     `encoders` are (name inside the text patcher, transformers' model), `sigmas` the noise level of every training step.
-    Subclasses implement `_backup`, `_prepare`, `_cleanup`, `_empty_cache` and `_plain_settings`.
+    Subclasses implement `_backup`, `_load_texts`, `_prepare`, `_cleanup`, `_empty_cache`, `_attention` and
+    `_plain_settings`.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class PatchedHost(WebuiHost):
             for name, module in encoder.named_modules():
                 self._owners[id(module)] = original.clip.patcher, f"{stem}.{name}.weight"
         self._called = [encoder for _, encoder in encoders]
+        self._texts, self._diffusion = self._called, unet
         self._attentions = [unet, *self._called]
         self._schedule = Schedule.of_sigmas(sigmas)
 
@@ -68,41 +71,54 @@ class PatchedHost(WebuiHost):
             stack.enter_context(torch.no_grad())
             yield
 
-    def _denoiser(self, both: Conditioning, request: SampleRequest) -> Denoiser:
-        width, height = request.size
+    def _denoiser(self, both: Conditioning, size: tuple[int, int]) -> Denoiser:
+        width, height = size
         shape = (len(both), LATENT_CHANNELS, height // LATENT_FACTOR, width // LATENT_FACTOR)
         device = self._info.device
-        self._prepare(torch.zeros(shape, device=device))
+        self._load(shape)
         model = self._unet.model
         condition: dict[str, Any] = {"c_crossattn": both.context.to(device)}
         if both.vector is not None:
-            condition["y"] = _with_size(both.vector, request.size).to(device)
+            condition["y"] = _with_size(both.vector, size).to(device)
 
-        def call(latents: Tensor, step: int) -> Tensor:
-            sigma = self._sigmas[step].to(device).expand(len(latents))
+        def call(latents: Tensor, steps: Sequence[int]) -> Tensor:
+            sigma = self._sigmas[list(steps)].to(device)
             # these models' latents are not scaled down to variance 1
-            return model.apply_model(latents * (1 + sigma[0] ** 2) ** 0.5, sigma, **condition)
+            return model.apply_model(latents * (1 + sigma.view(-1, 1, 1, 1) ** 2) ** 0.5, sigma, **condition)
 
         return call
 
     def _text_scope(self) -> AbstractContextManager[Any]:
+        if torch.is_grad_enabled():  # weights that are stood in for must not be moved
+            with torch.no_grad():
+                self._load_texts()
         return nullcontext()
 
     @contextmanager
     def _model_scope(self) -> Iterator[None]:
         side = max(8, self._info.native_size // LATENT_FACTOR)
-        self._prepare(torch.zeros((1, LATENT_CHANNELS, side, side), device=self._info.device))
+        self._load((1, LATENT_CHANNELS, side, side))
         try:
-            with torch.no_grad():
-                yield
+            yield
         finally:
             self._cleanup()
+
+    def _gradients(self, roots: Sequence[nn.Module]) -> AbstractContextManager[None]:
+        return gradients(roots, copied(roots)) if torch.is_grad_enabled() else nullcontext()
+
+    def _load(self, shape: Sequence[int]) -> None:
+        with torch.no_grad():
+            self._prepare(torch.zeros(tuple(shape), device=self._info.device))
 
     def _place(self, layer: nn.Module) -> torch.device:
         return self._info.device  # an offloaded layer fetches its weight itself
 
     def _backup(self, patcher: Any, key: str) -> Tensor | None:
         """What a weight was before the WebUI merged LoRAs into it; None where it has not."""
+        raise NotImplementedError
+
+    def _load_texts(self) -> None:
+        """Load the original text encoders."""
         raise NotImplementedError
 
     def _prepare(self, latents: Tensor) -> None:
