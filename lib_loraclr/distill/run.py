@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_loraclr.core.deltas import Delta, LowRank
+from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.distill.lessons import Lessons
@@ -52,6 +53,7 @@ def distill(
 
     Call it inside `host.ready()`. Whatever `progress` raises to cancel passes through; hooks are gone afterwards, and
     the model's weights are never touched. Where the memory does not suffice, a step is made in halves of its rows.
+    Raises InputError "no-gradients".
     """
     student = Student(host.layers(), start, host.info.device)
     weights = loss_weights(host.signal())
@@ -59,16 +61,50 @@ def distill(
     factors = student.parameters()
     sizes = [settings.rate * float(factor.detach().square().mean().sqrt()) for factor in factors]
     adam = torch.optim.Adam([{"params": [f], "lr": s} for f, s in zip(factors, sizes, strict=True)], betas=(0.9, 0.99))
+    scale = LossScale(host.info.dtype)
     with exact_float32(), torch.enable_grad(), student.acting():
         for step in range(settings.steps):
             rows = order.next()
-            loss, at_once = _backward(host, lessons, rows, weights, at_once, adam)
+            loss, at_once = _backward(host, lessons, rows, weights, at_once, adam, scale.value)
             losses.append(loss)
+            if step == 0:
+                _check_reach(student)
             for group, size in zip(adam.param_groups, sizes, strict=True):
                 group["lr"] = size * min(1.0, (step + 1) / WARM_UP) * (1 - step / settings.steps)
-            adam.step()
+            if scale.undo(factors):
+                adam.step()
             progress.step(f"{loss:.4f}")
     return Distilled(student.deltas(), losses)
+
+
+def _check_reach(student: Student) -> None:
+    """Raise InputError "no-gradients" where the UNet's layers are cut off, as an attention made for pictures only does.
+
+    Text encoders have layers that run and are not used: clip skip.
+    """
+    if any(name.startswith("unet.") for name in student.unreached()):
+        message = "Gradients do not get through this program's attention; choose another one, or use the command line."
+        raise InputError("no-gradients", message, key="distill")
+
+
+class LossScale:
+    """A factor on the loss, so that gradients inside a float16 model do not vanish (Micikevicius et al. 2018)."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.needed = dtype == torch.float16
+        self.value = 2.0**12 if self.needed else 1.0
+
+    def undo(self, factors: Sequence[Tensor]) -> bool:
+        """Take the factor out of the gradients. False where they overflowed: the next step's factor is half of it."""
+        given = [factor.grad for factor in factors if factor.grad is not None]
+        if not self.needed or not given:
+            return True
+        if not bool(torch.stack([gradient.isfinite().all() for gradient in given]).all()):
+            self.value = max(1.0, self.value / 2)
+            return False
+        for gradient in given:
+            gradient /= self.value
+        return True
 
 
 class _Order:
@@ -100,16 +136,16 @@ class _Order:
 
 def _backward(
     host: DifferentiableHost, lessons: Lessons, rows: Sequence[int], weights: Tensor, at_once: int,
-    adam: torch.optim.Optimizer,
+    adam: torch.optim.Optimizer, scale: float,
 ) -> tuple[float, int]:  # fmt: skip
-    """Gradients of the mean loss of the rows; the loss, and how many rows fitted into the memory at once."""
+    """Gradients of `scale` times the mean loss of the rows; the loss, and how many rows the memory held at once."""
     while True:
         adam.zero_grad()
         try:
             remaining, total = iter(rows), 0.0
             while part := list(islice(remaining, at_once)):
                 loss = _loss(host, lessons, part, weights) / len(rows)
-                loss.backward()
+                (scale * loss).backward()
                 total += float(loss.detach())
             return total, at_once
         except (RuntimeError, MemoryError) as error:

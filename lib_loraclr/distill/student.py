@@ -20,6 +20,7 @@ class Student:
     def __init__(self, modules: Mapping[str, nn.Module], deltas: Mapping[str, Delta], device: torch.device) -> None:
         self.modules = modules
         self.factors: dict[str, tuple[Tensor, Tensor]] = {}
+        self.called: set[str] = set()
         for name, delta in deltas.items():
             start = factored(delta)
             pair = (start.up, start.down)
@@ -30,9 +31,13 @@ class Student:
     def acting(self) -> Generator[None]:
         """Scope in which the model answers with the student, and gradients reach its factors."""
         with ExitStack() as stack:
-            for name, factors in self.factors.items():
-                stack.callback(self.modules[name].register_forward_hook(_addition(factors)).remove)
+            for name in self.factors:
+                stack.callback(self.modules[name].register_forward_hook(self._addition(name)).remove)
             yield
+
+    def unreached(self) -> list[str]:
+        """Layers that were called but that the last backward call gave no gradient."""
+        return [name for name in sorted(self.called) if self.factors[name][0].grad is None]
 
     def parameters(self) -> list[Tensor]:
         """Every factor."""
@@ -44,6 +49,15 @@ class Student:
             name: balanced(LowRank(up.detach().cpu(), down.detach().cpu())) for name, (up, down) in self.factors.items()
         }
 
+    def _addition(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            self.called.add(name)
+            given: Tensor = inputs[0]
+            up, down = (factor.to(given.dtype) for factor in self.factors[name])
+            return output + respond(module, given, (down, up)).to(output.dtype)
+
+        return hook
+
 
 def factored(delta: Delta) -> LowRank:
     """The delta as two factors whose entries are about equally large."""
@@ -52,12 +66,3 @@ def factored(delta: Delta) -> LowRank:
     u, s, vt = torch.linalg.svd(delta.weight.double(), full_matrices=False)
     root = s.sqrt()
     return LowRank((u * root).to(delta.weight), (root[:, None] * vt).to(delta.weight))
-
-
-def _addition(factors: tuple[Tensor, Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        given: Tensor = inputs[0]
-        up, down = (factor.to(given.dtype) for factor in factors)
-        return output + respond(module, given, (down, up)).to(output.dtype)
-
-    return hook

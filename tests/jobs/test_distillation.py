@@ -15,9 +15,9 @@ from torch import Tensor
 from lib_loraclr.capture import CaptureConcept, CaptureSettings, inject
 from lib_loraclr.core.deltas import Delta, Dense, LowRank, add
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.distill import DistillSettings, Lessons, distill, record
+from lib_loraclr.distill import DistillSettings, Lessons, distill, record, run
 from lib_loraclr.distill.lessons import sampled_steps
-from lib_loraclr.distill.run import loss_weights
+from lib_loraclr.distill.run import LossScale, loss_weights
 from lib_loraclr.distill.student import Student, factored
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
@@ -194,6 +194,100 @@ def test_less_memory_gives_the_same(
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
     for name, delta in whole.deltas.items():
         torch.testing.assert_close(parts.deltas[name].dense(), delta.dense(), rtol=1e-2, atol=1e-3)
+
+
+def test_an_attention_without_gradients_is_refused(
+    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+) -> None:
+    name = next(name for name in concepts[0].deltas if ".attn" in name)
+    attention = host.unet.get_submodule(name.removeprefix("unet.").rpartition(".")[0])
+    hook = attention.register_forward_hook(lambda module, inputs, output: output.detach())
+    try:
+        with host.ready(), pytest.raises(InputError, match="attention") as refused:
+            distill(host, stacked(concepts), lessons, SETTINGS, Recorder(phases=[("distill", 0)]))
+    finally:
+        hook.remove()
+    assert refused.value.code == "no-gradients"
+    assert state(host)[0] == 0
+
+
+def test_half_precision_scales_the_loss_and_gives_the_same(
+    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On weights that are float32 after all, a power of two goes in and out without a trace."""
+    few, start = replace(SETTINGS, steps=2), stacked(concepts)
+    with host.ready():
+        whole = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
+        monkeypatch.setattr(run, "LossScale", lambda _: LossScale(torch.float16))
+        scaled = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
+    assert scaled.losses == pytest.approx(whole.losses, rel=1e-6)
+    for name, delta in whole.deltas.items():
+        torch.testing.assert_close(scaled.deltas[name].dense(), delta.dense(), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_that_overflow_are_left_out(
+    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step's gradients are infinite: it changes nothing, and the second learns."""
+    honest, start, calls = host.predict, stacked(concepts), list[int]()
+
+    def overflowing(latents: Tensor, *rest: Any) -> Tensor:
+        found = honest(latents, *rest)
+        calls.append(len(latents))
+        if len(calls) == 1:
+            found.register_hook(lambda gradient: gradient * float("inf"))
+        return found
+
+    def learn(steps: int) -> Mapping[str, Delta]:
+        calls.clear()
+        with host.ready():
+            return distill(
+                host, start, lessons, replace(SETTINGS, steps=steps), Recorder(phases=[("distill", 0)])
+            ).deltas
+
+    monkeypatch.setattr(host, "predict", overflowing)
+    monkeypatch.setattr(run, "LossScale", lambda _: LossScale(torch.float16))
+    for name, delta in learn(1).items():
+        torch.testing.assert_close(delta.dense(), start[name].dense())
+    found = learn(2)
+    assert all(delta.dense().isfinite().all() for delta in found.values())
+    assert any(not torch.allclose(delta.dense(), start[name].dense()) for name, delta in found.items())
+
+
+def test_the_scale_of_the_loss_halves_at_every_overflow() -> None:
+    scale, factor = LossScale(torch.float16), torch.zeros(2, requires_grad=True)
+    for power in (12, 11):
+        assert scale.value == 2.0**power
+        factor.grad = torch.tensor([1.0, float("nan")])
+        assert not scale.undo([factor])
+    factor.grad = torch.tensor([1024.0, -3072.0])
+    assert scale.undo([factor])
+    assert factor.grad.tolist() == [1.0, -3.0]
+    for _ in range(20):
+        factor.grad = torch.full((2,), float("inf"))
+        assert not scale.undo([factor])
+    assert scale.value == 1.0
+    assert LossScale(torch.float32).value == LossScale(torch.bfloat16).value == 1.0
+
+
+def test_half_precision_keeps_gradients_that_would_vanish(tiny_sd1: Path) -> None:
+    """Those of a model whose weights really are float16, against float32."""
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    found = {}
+    for dtype, scale in (("fp32", 1.0), ("fp16", 1.0), ("fp16", LossScale(torch.float16).value)):
+        model = load_checkpoint(tiny_sd1, dtype=dtype)
+        values = torch.Generator().manual_seed(2)
+        rows, columns = model.layers()[layer].weight.shape
+        delta = LowRank(0.1 * torch.randn(rows, 2, generator=values), 0.1 * torch.randn(2, columns, generator=values))
+        student = Student({layer: model.layers()[layer]}, {layer: delta}, model.info.device)
+        noisy, wanted = torch.randn(2, 2, 4, 8, 8, generator=values)
+        with model.ready(), torch.enable_grad(), student.acting():
+            prediction = model.predict(noisy, [900, 100], ["a cat", ""])
+            (scale * 1e-6 * (prediction - wanted).square().mean()).backward()
+        found[dtype, scale] = student.factors[layer][0].grad / scale
+    (_, exact), (_, vanished), (_, kept) = found.items()
+    assert (kept - exact).norm() < 0.1 * exact.norm()
+    assert (vanished - exact).norm() > 0.5 * exact.norm()
 
 
 @pytest.mark.parametrize("phase", ["Drawing with each LoRA", "Distilling"])
