@@ -62,12 +62,20 @@ def _freeze(stack: ExitStack, module: nn.Module) -> None:
     for name, parameter in module._parameters.items():
         if parameter is None:
             continue
-        if parameter.is_inference():
+        if not _tracked(parameter):
             stack.callback(module._parameters.__setitem__, name, parameter)
             module._parameters[name] = nn.Parameter(_same_memory(parameter), requires_grad=False)
         elif parameter.requires_grad:
             stack.callback(parameter.requires_grad_, True)
             parameter.requires_grad_(False)
+
+
+def _tracked(tensor: Tensor) -> bool:
+    """Whether a backward call may use it: not one made in inference mode, nor one that was moved out of it since."""
+    try:
+        return not tensor.is_inference() and tensor._version >= 0
+    except RuntimeError:
+        return False
 
 
 def _same_memory(tensor: Tensor) -> Tensor:
