@@ -41,10 +41,20 @@ class Recipe:
         return self if kind == "character" else replace(self, rank=self.rank // 2, alpha=self.alpha / 2)
 
 
+# names of nobody: no caption, trigger or prompt of this folder uses them; each is one token, as the triggers are
+STRANGERS = (
+    "anna", "bella", "carl", "diana", "eric", "fiona", "gary", "hannah", "ivan", "julia", "kevin", "lucas", "maria",
+    "nina", "oscar", "paul", "quinn", "rosa", "sara", "tom", "ursula", "victor", "wendy", "xavier", "zack", "adam",
+    "brian", "clara", "david", "emma", "felix", "grace", "henry", "iris", "jack", "kate", "leon", "mia", "noah",
+    "olga", "peter", "ruby", "simon", "tina", "vera", "walter", "alice", "bruno",
+)  # fmt: skip
+
+
 def class_pictures(concept: Concept, count: int = 48) -> tuple[np.ndarray, list[str]]:
     """Regularisation set: other members of the class, captioned as the concept is, but without its trigger.
 
     Only the trigger tells the two sets apart, so the LoRA learns to act on it rather than on every "a photo of".
+    Half of them have some other name: a LoRA that answers to any name speaks up for the other concepts of a merge.
     """
     r = random.Random(f"class {concept.name}")
     pictures, texts = [], []
@@ -52,7 +62,8 @@ def class_pictures(concept: Concept, count: int = 48) -> tuple[np.ndarray, list[
         identity = world.random_identity(r, concept.class_word if concept.identity else None)
         scene = world.random_scene(r)
         pictures.append(np.asarray(world.render(identity, scene)))
-        texts.append(captions.caption(r, identity, scene, None, identity["class"]))
+        name = f"{r.choice(STRANGERS)} " if r.random() < 0.5 else ""
+        texts.append(captions.caption(r, identity, scene, None, name + identity["class"]))
     return np.array(pictures), texts
 
 
