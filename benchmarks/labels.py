@@ -12,7 +12,7 @@ NAMES = {
 }  # fmt: skip
 SHORT = {
     ("gradient-fusion", "published True"): "gradient fusion, as published",
-    ("contrastive", "distill 200"): "contrastive, distilled",
+    ("contrastive", "preset best"): "contrastive, preset best",
     ("loraclr", "precision fp32"): "LoRACLR, float32",
     ("loraclr", "precision fp16"): "LoRACLR, as its program runs",
 }

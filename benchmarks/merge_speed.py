@@ -8,6 +8,8 @@ Each solve runs in its own process; `peak_memory_mib` is what it needed on top o
 included: all rows for the loops, second moments for ours. `seconds` is the solve alone; `moments_seconds` what summing
 the rows into moments took, which a capture does while the sampler runs.
 
+Rows of other statistics that the file already has, measured with the same settings, stay.
+
 The rows are capped (a real SD1.5 capture has 80,000 a concept and more). That favours the loops, whose time grows with
 the rows, while the closed form's does not.
 """
@@ -250,6 +252,13 @@ def run(layers: Sequence[Layer], counts: Sequence[int], threads: int) -> list[di
     return results
 
 
+def others(path: Path, settings: dict[str, Any], measured: set[str]) -> list[dict[str, Any]]:
+    """The file's rows of what was not measured now, where it was measured with these settings."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows = known.get("rows", []) if known.get("settings") == settings else []
+    return [row for row in rows if row["statistics"] not in measured]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--statistics", nargs="+", choices=("synthetic", "miniature"), default=["synthetic"])
@@ -276,6 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             results += run([Layer("miniature", **part) for part in stored], counts, given.threads)
     settings = {"threads": given.threads, "torch": torch.__version__, "machine": platform.machine(), "rank": RANK}
+    results = [*others(given.out, settings, {row["statistics"] for row in results}), *results]
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"settings": settings, "rows": results}, indent=1) + "\n")
     print(f"wrote {given.out}", file=sys.stderr)

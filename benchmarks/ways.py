@@ -30,19 +30,22 @@ Updates = Mapping[str, Delta]
 class Way:
     """One line of the tables. `main` ways are in the short study and in the figures.
 
-    `rank` and `inputs` are not options of a method: the rank of the file, and whose inputs the solver sees.
+    `rank`, `preset` and `inputs` are not options of a method: the rank of the file, the preset of the merge, and whose
+    inputs the solver sees.
     """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)
     main: bool = True
     rank: str = "exact"
+    preset: str = "full"
     inputs: str = "aggregated"
 
     @property
     def shown(self) -> dict[str, Any]:
         """The options as rows have them."""
         extra = {} if self.rank == "exact" else {"rank": self.rank}
+        extra |= {} if self.preset == "full" else {"preset": self.preset}
         return {**self.options, **extra, **({} if self.inputs == "aggregated" else {"inputs": self.inputs})}
 
     @property
@@ -56,16 +59,15 @@ class Way:
             return {"method": self.method, **self.shown}
         options = MergeOptions((LoraChoice(Path("x")),), Path("x"), method=self.method, option=dict(self.options))
         complete = dict(plan_of(options).options.option)
-        return {"method": self.method, **complete, "rank": self.rank, "inputs": self.inputs}
+        return {"method": self.method, **complete, "rank": self.rank, "preset": self.preset, "inputs": self.inputs}
 
 
 PUBLISHED = {"published": True}
-DISTILLED = {"distill": 200}
 
 
 def study_ways() -> list[Way]:
     """The methods of the fidelity study, the important ones first: an unfinished study is a shorter one."""
-    ways = [Way(DEFAULT_METHOD), Way(DEFAULT_METHOD, DISTILLED), Way("sum"), Way("gradient-fusion", PUBLISHED)]
+    ways = [Way(DEFAULT_METHOD), Way(DEFAULT_METHOD, preset="best"), Way("sum"), Way("gradient-fusion", PUBLISHED)]
     ways += [Way("gradient-fusion")]
     ways += [Way("loraclr", {"precision": precision}) for precision in ("fp32", "fp16")]
     ways += [Way("gradient-fusion-lbfgs"), *(Way(name) for name in MODEL_FREE[1:])]
@@ -131,6 +133,7 @@ class Maker:
             checkpoint=self.world.set.checkpoint,
             method=way.method,
             rank=way.rank,
+            preset=way.preset,
             option=dict(way.options),
             device=str(self.world.host.info.device),
             cache=self.work / "statistics",

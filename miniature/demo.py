@@ -2,7 +2,7 @@
 
     python miniature/demo.py [--pictures N]
 
-Writes into outputs/: merged.safetensors, merged-distilled.safetensors, gradient-fusion.safetensors (as published, for
+Writes into outputs/: merged.safetensors, merged-best.safetensors, gradient-fusion.safetensors (as published, for
 comparison), merged.report.json, merged.report.html, demo.png (the grid) and demo.json (the figures behind it).
 """
 
@@ -38,8 +38,7 @@ from miniature.measure import Meter  # noqa: E402
 
 BATCH = 16
 SEED = 1000
-COLUMNS = ("single LoRA", "stacked sum", "gradient fusion\nas published", "our default", "our default,\ndistilled")
-DISTILL = 200  # steps
+COLUMNS = ("single LoRA", "stacked sum", "gradient fusion\nas published", "our default", "preset best")
 MUTE = (96, 104, 115)
 INK = (28, 33, 40)
 
@@ -80,7 +79,9 @@ class Demo:
             self._host = load_checkpoint(self.folder / self.info["checkpoint"])
         return self._host
 
-    def merge(self, stem: str, method: str, option: dict[str, Any], *, report: bool) -> MergeOutcome:
+    def merge(
+        self, stem: str, method: str, option: dict[str, Any], *, preset: str = "full", report: bool = False
+    ) -> MergeOutcome:
         """Merge all concepts into outputs/<stem>.safetensors."""
         lora = tuple(
             LoraChoice(self.folder / concept["file"], trigger=concept["trigger"], class_word=concept["class_word"])
@@ -91,6 +92,7 @@ class Demo:
             out=self.out / f"{stem}.safetensors",
             checkpoint=self.folder / self.info["checkpoint"],
             method=method,
+            preset=preset,
             option=option,
             device="cpu",
             overwrite=True,
@@ -127,7 +129,7 @@ class Demo:
             self.meter.nearest(vectors, self.references) == index,
         )
 
-    def paint_all(self, published: Path, merged: Path, distilled: Path) -> list[list[Cell]]:
+    def paint_all(self, published: Path, merged: Path, best: Path) -> list[list[Cell]]:
         """Cells [concept][way] in the order of `COLUMNS`."""
         files = [self.folder / concept["file"] for concept in self.concepts]
         stack = " ".join(f"<lora:{file}:1>" for file in files)
@@ -138,7 +140,7 @@ class Demo:
             painter = Painter(host)
             for index, concept in enumerate(self.concepts):
                 self.progress.phase(f"Painting {concept['name']}", steps)
-                tags = [f"<lora:{file}:1>" for file in (files[index], published, merged, distilled)]
+                tags = [f"<lora:{file}:1>" for file in (files[index], published, merged, best)]
                 rows.append([self.paint(painter, index, tag) for tag in (tags[0], stack, *tags[1:])])
         return rows
 
@@ -206,7 +208,7 @@ def figures(demo: Demo, rows: Sequence[Sequence[Cell]], outcome: MergeOutcome) -
 
 def tell(demo: Demo, rows: Sequence[Sequence[Cell]], outcome: MergeOutcome, seconds: float) -> str:
     """What happened, in plain words."""
-    single, stacked, _, ours, distilled = means(rows)
+    single, stacked, _, ours, best = means(rows)
     names = [title.replace("\n", " ") for title in COLUMNS]
     lines = [
         (concept["name"], *(float(cell.cosines.mean()) for cell in row))
@@ -223,12 +225,12 @@ character's features (solve, {solve:.0f} s). The table compares {demo.pictures} 
 character's references: 1 is the same person, 0 a stranger. Stacking all LoRAs in one prompt leaves
 {stacked["cosine"]:.2f}; the merged file has {ours["cosine"]:.2f} of the single LoRAs' {single["cosine"]:.2f}, that is \
 {ours["cosine"] / single["cosine"]:.0%}.
-Then the merged file learned, in {DISTILL} steps, what each LoRA makes the model predict (distillation): that one has
-{distilled["cosine"]:.2f}, {distilled["cosine"] / single["cosine"]:.0%}.
+With the preset best the merged file then learned what each LoRA makes the model predict: that one has
+{best["cosine"]:.2f}, {best["cosine"] / single["cosine"]:.0%}.
 Whole demo: {seconds / 60:.1f} minutes.
 
   {outcome.out}   the merged LoRA
-  {demo.out / "merged-distilled.safetensors"}   the same, distilled
+  {demo.out / "merged-best.safetensors"}   the same with the preset best
   {demo.out / "demo.png"}   the pictures
   {demo.out / "merged.report.html"}   the report, for a browser
   {demo.out / "demo.json"}   the figures
@@ -260,12 +262,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"Merging {len(demo.concepts)} LoRAs of the miniature into {given.out / 'merged.safetensors'} …", flush=True
         )
         outcome = demo.merge("merged", "contrastive", {}, report=True)
-        print(f"The same, and {DISTILL} steps of distillation …", flush=True)
-        distilled = demo.merge("merged-distilled", "contrastive", {"distill": DISTILL}, report=False)
+        print("The same with the preset best …", flush=True)
+        best = demo.merge("merged-best", "contrastive", {}, preset="best")
         print("Gradient fusion as published, for comparison …", flush=True)
-        published = demo.merge("gradient-fusion", "gradient-fusion", {"published": True}, report=False)
+        published = demo.merge("gradient-fusion", "gradient-fusion", {"published": True})
         print(f"Painting {len(demo.concepts) * len(COLUMNS) * demo.pictures} pictures …", flush=True)
-        rows = demo.paint_all(published.out, outcome.out, distilled.out)
+        rows = demo.paint_all(published.out, outcome.out, best.out)
     except LoraclrError as error:
         print(f"The demo could not run: {error.message} {error.file or ''}", file=sys.stderr)
         return error.exit_status

@@ -39,10 +39,11 @@ def merge(options: MergeOptions, *, open_host: HostOpener, progress: Progress) -
         merged = solve(
             task.problems, method, plan.method_options, plan=plan, progress=progress, label=label, rank=plan.rank
         )
+    learned: list[FileWarning] = []
     if plan.distill.steps:
-        merged = distilled(plan, task, merged, progress, watch)
+        merged, learned = distilled(plan, task, merged, progress, watch)
     warnings = [*name_warnings(options.out, files), *task.warnings, *_layer_warnings(merged, plan)]
-    warnings += _memory_warnings(task.statistics.limits, merged)
+    warnings += [*_memory_warnings(task.statistics.limits, merged), *learned]
     report = None
     if options.report is not None:
         with watch("report"):

@@ -17,7 +17,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.jobs.reading import Reader, array, flag, integer, number, object_, one_of, resolve, templates, text
 
 OPTIONS_VERSION = 1
-PRESETS = ("instant", "text", "full")
+PRESETS = ("instant", "text", "full", "best")
 DTYPES = ("fp16", "bf16", "fp32")
 DEFAULT_METHOD = "contrastive"
 DEFAULT_MODEL_FREE_METHOD = "sum"

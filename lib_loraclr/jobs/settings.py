@@ -29,7 +29,7 @@ JOB_OPTIONS: tuple[Option, ...] = (
     Option(
         "memory_budget", _DEFAULT.memory_budget_mib, "MiB of statistics held at a time; less samples more often.", 1
     ),
-    Option("distill", 0, "Steps in which the merge then learns the LoRAs' own predictions; 0: none.", 0, 10000),
+    Option("distill", 200, "Preset best: steps in which the merge then learns the LoRAs' predictions.", 0, 10000),
 )
 
 
@@ -109,11 +109,9 @@ def plan_of(options: MergeOptions) -> Plan:
         memory_budget_mib=int(capture["memory_budget"]),
         cross=complete.get("negatives") == "paper",
     )
-    if capture["distill"] and not method.needs_statistics:
-        message = f"Distillation goes on from a merge on the model; {method.name} runs without one."
-        raise InputError("bad-option", message, key="distill")
     options = replace(options, option={**complete, **capture} if method.needs_statistics else complete)
-    distillation = DistillSettings(steps=int(capture["distill"]))
+    learns = options.preset == "best" and method.needs_statistics
+    distillation = DistillSettings(steps=int(capture["distill"]) if learns else 0)
     return Plan(
         options,
         method,

@@ -78,8 +78,10 @@ def prepare(plan: Plan, open_host: HostOpener, progress: Progress, watch: Stopwa
             stack.enter_context(host.ready())
             progress.step()
         if plan.distill.steps and not isinstance(host, DifferentiableHost):
-            message = "Distillation needs gradients, which this program's model does not give; use the command line."
-            raise InputError("no-gradients", message, key="distill")
+            message = (
+                "The preset best needs gradients, which this program's model does not give; choose the preset full."
+            )
+            raise InputError("no-gradients", message, key="preset")
         with watch("read"):
             loras = _reread(loras, host, options)
             shapes = host_shapes(host)

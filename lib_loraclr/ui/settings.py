@@ -12,7 +12,13 @@ from lib_loraclr.core.methods import METHODS, get_method
 from lib_loraclr.core.methods.base import Option
 from lib_loraclr.core.rank import RankPolicy
 from lib_loraclr.jobs.names import free_name, lora_path
-from lib_loraclr.jobs.options import DEFAULT_METHOD, DEFAULT_MODEL_FREE_METHOD, MergeOptions, parse_merge_options
+from lib_loraclr.jobs.options import (
+    DEFAULT_METHOD,
+    DEFAULT_MODEL_FREE_METHOD,
+    PRESETS,
+    MergeOptions,
+    parse_merge_options,
+)
 from lib_loraclr.jobs.settings import JOB_OPTIONS
 
 _TITLES = {
@@ -127,7 +133,7 @@ def from_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     method = recipe.get("method")
     if method in METHODS:
         found["method"] = method
-    if recipe.get("preset") in ("instant", "text", "full"):
+    if recipe.get("preset") in PRESETS:
         found["preset"] = recipe["preset"]
     if found.keys() >= {"method", "preset"}:
         found["preset"], found["method"] = settle(found["preset"], found["method"], changed="method")

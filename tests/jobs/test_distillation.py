@@ -24,6 +24,8 @@ from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.jobs.inputs import read_files, weighted_deltas
 from lib_loraclr.jobs.merge import merge
+from lib_loraclr.jobs.options import LoraChoice, MergeOptions
+from lib_loraclr.jobs.settings import plan_of
 
 CAPTURE = CaptureSettings(steps=2)
 SETTINGS = DistillSettings(steps=30, pictures=2, neutral=2, levels=4)
@@ -71,6 +73,12 @@ def state(host: StandaloneHost) -> tuple[Any, ...]:
     flags = [p.requires_grad for m in (host.unet, *host.text.encoders) for p in m.parameters()]
     grads = [p.grad is None for m in (host.unet, *host.text.encoders) for p in m.parameters()]
     return hooks, flags, grads, torch.is_grad_enabled(), torch.get_rng_state().tolist()
+
+
+def quick_best(loras: list[Path], out: Path, checkpoint: Path, cache: Path, **changes: Any) -> MergeOptions:
+    """A merge of two with the preset best, three steps of it."""
+    given = {"preset": "best", "option": {**QUICK, "distill": 3}, **changes}
+    return options_for(loras[:2], out, checkpoint, cache, **given)
 
 
 def test_predictions_are_those_of_the_sampler(host: StandaloneHost) -> None:
@@ -295,7 +303,7 @@ def test_cancel_leaves_no_file_and_no_hook(
     host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path, phase: str
 ) -> None:
     before = state(host)
-    options = options_for(loras[:2], tmp_path / "m.safetensors", tiny_sd1, cache, option={**QUICK, "distill": 3})
+    options = quick_best(loras, tmp_path / "m.safetensors", tiny_sd1, cache)
     with pytest.raises(Cancelled):
         merge(options, open_host=lambda checkpoint, device: host, progress=Recorder(phase, 2))
     assert state(host) == before
@@ -306,12 +314,10 @@ def test_a_merge_with_it_differs_repeats_and_says_so(
     host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path
 ) -> None:
     made = {}
-    for name, steps, rank in (("without", 0, "2"), ("first", 3, "2"), ("again", 3, "2")):
+    for name, preset in (("without", "full"), ("first", "best"), ("again", "best")):
         (tmp_path / name).mkdir()
-        option = {**QUICK, "distill": steps}
-        options = options_for(
-            loras[:2], tmp_path / name / "m.safetensors", tiny_sd1, cache, option=option, rank=rank, dtype="fp32"
-        )
+        out = tmp_path / name / "m.safetensors"
+        options = quick_best(loras, out, tiny_sd1, cache, rank="2", dtype="fp32", preset=preset)
         progress = Recorder()
         made[name] = merge(options, open_host=lambda checkpoint, device: host, progress=progress), progress
     files = {name: outcome.out.read_bytes() for name, (outcome, _) in made.items()}
@@ -324,8 +330,49 @@ def test_a_merge_with_it_differs_repeats_and_says_so(
     assert None not in kept["first"]
     assert kept["first"] != kept["without"]
     file = SafetensorsFile.open(made["first"][0].out)
-    assert (recipe_of(file.metadata) or {})["option"]["distill"] == 3
+    recipe = recipe_of(file.metadata) or {}
+    assert (recipe["preset"], recipe["option"]["distill"]) == ("best", 3)
     assert all(len(shape) != 2 or min(shape) <= 2 for shape in (info.shape for info in file.tensors.values()))
+
+
+def test_too_little_memory_leaves_the_merge_before_it(
+    host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    open_host = lambda checkpoint, device: host  # noqa: E731
+    plain = quick_best(loras, tmp_path / "plain.safetensors", tiny_sd1, cache, preset="full")
+    merge(plain, open_host=open_host, progress=Recorder())
+
+    def full(*_: Any) -> Tensor:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(host, "predict", full)
+    before = state(host)
+    options = quick_best(loras, tmp_path / "best.safetensors", tiny_sd1, cache)
+    outcome = merge(options, open_host=open_host, progress=Recorder())
+    assert [warning.code for warning in outcome.warnings] == ["memory-distill"]
+    first, second = (SafetensorsFile.open(path) for path in (plain.out, options.out))
+    assert set(first.tensors) == set(second.tensors)
+    assert all(torch.equal(first.read(name), second.read(name)) for name in first.tensors)
+    assert state(host) == before
+
+
+@pytest.mark.parametrize(
+    ("preset", "method", "steps", "expected"),
+    [
+        ("best", "contrastive", 7, 7),
+        ("full", "contrastive", 7, 0),
+        ("best", "sum", 7, 0),
+        ("best", "contrastive", 0, 0),
+    ],
+)
+def test_only_the_preset_best_of_a_merge_on_the_model_distills(
+    preset: str, method: str, steps: int, expected: int, tmp_path: Path
+) -> None:
+    options = MergeOptions(
+        (LoraChoice(Path("x")),), tmp_path / "m", method=method, preset=preset, option={"distill": steps}
+    )
+    assert plan_of(options).distill.steps == expected
 
 
 def test_what_is_refused(host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path) -> None:
@@ -337,12 +384,8 @@ def test_what_is_refused(host: StandaloneHost, loras: list[Path], tiny_sd1: Path
                 raise AttributeError(name)
             return getattr(host, name)
 
-    option = {**QUICK, "distill": 3}
-    options = options_for(loras[:2], tmp_path / "m.safetensors", tiny_sd1, cache, option=option)
+    options = quick_best(loras, tmp_path / "m.safetensors", tiny_sd1, cache)
     with pytest.raises(InputError, match="gradients") as closed:
         merge(options, open_host=lambda checkpoint, device: Closed(), progress=Recorder())
     assert closed.value.code == "no-gradients"
-    with pytest.raises(InputError, match="sum runs without") as free:
-        merge(replace(options, method="sum", option={"distill": 3}), open_host=pytest.fail, progress=Recorder())
-    assert free.value.key == "distill"
     assert list(tmp_path.iterdir()) == []
