@@ -30,7 +30,7 @@ class Recipe:
 
     rank: int = 8  # 4 for things and styles: see `for_kind`
     alpha: float = 8.0
-    steps: int = 250
+    steps: int = 300
     batch: int = 8
     keep: int = 3  # of them pictures of the class (regularisation)
     unet_rate: float = 6e-3
