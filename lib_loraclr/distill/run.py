@@ -117,14 +117,14 @@ class _Order:
 
     def next(self) -> list[int]:
         """Rows of one step."""
-        neutral, concepts = len(self.groups) - 1, len(self.groups) - 1
+        concepts = len(self.groups) - 1  # the last group is the model without a LoRA
         rows: list[int] = []
         for place in range(self.settings.rows):
             if concepts and place % self.settings.neutral_every:
                 rows.append(self._draw(self.turn % concepts))
                 self.turn += 1
             else:
-                rows.append(self._draw(neutral))
+                rows.append(self._draw(concepts))
         return rows
 
     def _draw(self, group: int) -> int:
