@@ -109,7 +109,7 @@ def measure(gallery: Gallery, seeds: int, known: Mapping[str, Any]) -> Iterator[
     same = known.get("files") == gallery.fingerprint and known.get("concepts") == names
     canvases: list[dict[str, Any]] = list(known["canvases"]) if same else []
     done = {(one["subjects"], one["way"], one["seed"]) for one in canvases}
-    part = {"files": gallery.fingerprint, "concepts": names, "seeds": seeds, "canvases": canvases}
+    part = {"files": gallery.fingerprint, "concepts": names, "seeds": 0, "canvases": canvases}
     with gallery.host.ready():
         for seed in range(seeds):
             for count in SUBJECTS:
@@ -124,6 +124,7 @@ def measure(gallery: Gallery, seeds: int, known: Mapping[str, Any]) -> Iterator[
                     )  # fmt: skip
                     print(f"{count} subjects, seed {seed}, {way}: {canvases[-1]['wanted']} {seen}", file=sys.stderr)
                     yield part
+            part["seeds"] = seed + 1
     yield part
 
 

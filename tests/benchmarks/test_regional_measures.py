@@ -81,6 +81,7 @@ def test_canvases_are_painted_once(toy_folder: Path, tmp_path: Path, monkeypatch
     gallery = Gallery(toy_folder, out)
     assert [one["name"] for one in gallery.concepts] == ["zor", "kib", "vex"]  # the cat is no character
     *_, last = measure(gallery, 1, {})
+    assert (last["seeds"], len(last["canvases"])) == (1, 8)
     assert {(one["subjects"], one["way"]) for one in last["canvases"]} == {(n, way) for n in (2, 3) for way in WAYS}
     assert last["canvases"][0]["wanted"] == [gallery.concepts[k]["name"] for k in cast_of(0, 2, 3)]
     assert set(identity_table({"identity": last})) == {2, 3}
