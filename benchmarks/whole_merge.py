@@ -27,7 +27,8 @@ FEW, MANY = 2, 12
 
 def merge(name: str, concepts: Sequence[dict[str, Any]], folder: Path, cache: str, *extra: str) -> dict[str, Any]:
     """One run of the command line; raises RuntimeError with its message when it fails."""
-    out = folder / f"{name}.safetensors"
+    out = folder / name / "merged.safetensors"  # one name for all: it stands in the file
+    out.parent.mkdir()
     command = [sys.executable, "-m", "lib_loraclr", "merge", "--json", "--device", "cpu", "--out", str(out)]
     command += ["--checkpoint", str(ROOT / "miniature" / "miniature.safetensors"), "--cache", str(folder / cache)]
     for concept in concepts:
