@@ -87,7 +87,7 @@ def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     assert shown == [round(value, 2) + 0.0 for row in expected for value in row]
     tab_page.shot("chosen")
     tab_page.field(names[0], "weight").fill("0.9")
-    tab_page.field(names[1], "trigger").fill("my word")
+    tab_page.field(names[1], "trigger").fill(f"{names[1]} person")
     tab_page.quick(steps=12)
     tab_page.name("three")
     page.locator("#loraclr_costs .lct-fact").first.wait_for()
