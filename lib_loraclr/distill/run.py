@@ -84,7 +84,7 @@ def _check_reach(student: Student) -> None:
     """
     if any(name.startswith("unet.") for name in student.unreached()):
         message = "Gradients do not get through this program's attention; choose another one, or use the command line."
-        raise InputError("no-gradients", message, key="distill")
+        raise InputError("no-gradients", message, key="preset")
 
 
 class LossScale:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from lib_loraclr.capture import CaptureConcept
 from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.core.merge import MergedLayer, remeasured
 from lib_loraclr.distill import Distilled, distill, record
@@ -44,7 +43,7 @@ def distilled(
 def _learn(plan: Plan, task: Task, merged: Mapping[str, MergedLayer], progress: Progress) -> Distilled:
     host = task.host
     assert isinstance(host, DifferentiableHost)  # checked when the host was opened
-    concepts = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas, c.choice.prompts) for c in task.acting]
+    concepts = [concept.asked for concept in task.acting]
     settings = plan.distill
     with host.ready():
         progress.phase("Drawing with each LoRA", sampled_steps(len(concepts), settings, plan.capture))

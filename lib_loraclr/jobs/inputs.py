@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lib_loraclr.capture import CaptureConcept
 from lib_loraclr.core.deltas import Delta, LayerShape
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import FileWarning, LoraFile, read_lora
@@ -33,6 +34,11 @@ class Concept:
     def file(self) -> str:
         """The path as the user gave it, for messages."""
         return str(self.choice.file)
+
+    @property
+    def asked(self) -> CaptureConcept:
+        """What a model is shown of it."""
+        return CaptureConcept(self.name, self.trigger, self.class_word, self.deltas, self.choice.prompts)
 
 
 def read_inputs(choices: Sequence[LoraChoice]) -> list[LoraFile]:

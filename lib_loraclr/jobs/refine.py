@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from lib_loraclr.capture import CaptureConcept, PassLimits, StatisticsCache, capture, combine
+from lib_loraclr.capture import PassLimits, StatisticsCache, capture, combine
 from lib_loraclr.core.deltas import LayerShape
 from lib_loraclr.core.merge import MergedLayer, merge_layers
 from lib_loraclr.core.problem import LayerProblem, Statistics
@@ -47,7 +47,7 @@ def gather(
     The running merge is always gradient fusion: its result does not depend on margin or rank, so a merge with another
     margin or rank finds all rounds in the cache. Targets stay the LoRAs' own responses (dataset aggregation).
     """
-    chosen = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas, c.choice.prompts) for c in concepts]
+    chosen = [concept.asked for concept in concepts]
     limits = PassLimits()
     attention = AttentionMetrics(host, shapes, concepts) if plan.attention else None
     also = partners({name for concept in concepts for name in concept.deltas}) if plan.attention else []

@@ -39,9 +39,17 @@ class Task:
     shapes: Mapping[str, LayerShape]
     statistics: Gathered
     warnings: list[FileWarning]
-    model: ModelInfo | None
-    model_layers: list[str] | None
-    host: DiffusionHost | None = None
+    host: DiffusionHost | None
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """The checkpoint, where the merge needed one."""
+        return self.host.info if self.host is not None else None
+
+    @property
+    def model_layers(self) -> list[str] | None:
+        """The names of its layers."""
+        return list(self.host.layers()) if self.host is not None else None
 
     @property
     def acting(self) -> list[Concept]:
@@ -70,7 +78,7 @@ def prepare(plan: Plan, open_host: HostOpener, progress: Progress, watch: Stopwa
         with watch("read"):
             concepts, warnings = make_concepts(options.lora, loras, None, None)
         shapes = _shapes_without_model(concepts)
-        return Task(concepts, shapes, Gathered({}, {}), warnings, None, None)
+        return Task(concepts, shapes, Gathered({}, {}), warnings, None)
     with ExitStack() as stack:
         with watch("load"):
             progress.phase("Loading the model", 1)
@@ -92,7 +100,7 @@ def prepare(plan: Plan, open_host: HostOpener, progress: Progress, watch: Stopwa
             cache = StatisticsCache(options.cache or StatisticsCache.default_folder())
             acting = [concept for concept in concepts if concept.deltas]
             found = gather(host, acting, shapes, plan, cache=cache, progress=progress, watch=watch)
-        return Task(concepts, shapes, found, warnings, host.info, list(host.layers()), host)
+        return Task(concepts, shapes, found, warnings, host)
 
 
 def _reread(loras: list[LoraFile], host: DiffusionHost, options: MergeOptions) -> list[LoraFile]:
