@@ -7,7 +7,7 @@ from typing import Any
 from lib_loraclr.api.requests import LORA_FIELDS, PLAIN
 from lib_loraclr.core.methods import METHODS
 from lib_loraclr.core.methods.base import Option
-from lib_loraclr.jobs.options import DEFAULT_METHOD, DTYPES, OPTIONS_VERSION, PRESETS
+from lib_loraclr.jobs.options import DEFAULT_METHOD, DEFAULT_PRESET, DTYPES, OPTIONS_VERSION, PRESETS
 from lib_loraclr.jobs.overlap import KINDS
 from lib_loraclr.jobs.settings import JOB_OPTIONS
 
@@ -20,6 +20,7 @@ def schema() -> dict[str, Any]:
             "fields": ["name", "loras", "task", *PLAIN],
             "lora_fields": ["name", *LORA_FIELDS],
             "presets": list(PRESETS),
+            "default_preset": DEFAULT_PRESET,
             "dtypes": list(DTYPES),
             "ranks": "exact, a number from 1, energy=0.95 (share) or size=20 (MB)",
             "default_method": DEFAULT_METHOD,

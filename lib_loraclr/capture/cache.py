@@ -1,4 +1,4 @@
-"""Captured moments on disk: what has been captured once for a LoRA, checkpoint and settings is not captured again."""
+"""Statistics on disk: what has been captured or learned once for LoRAs, checkpoint and settings stays known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor, uint8
 
-from lib_loraclr.capture.stored import FORMAT, MomentFile, StoredMoment
+from lib_loraclr.capture.stored import FORMAT, MomentFile, StoredMoment, read_factors, write_factors
 from lib_loraclr.core.deltas import Delta, LowRank
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.moments import SecondMoment
@@ -21,8 +21,8 @@ from lib_loraclr.core.moments import SecondMoment
 class StatisticsCache:
     """A folder of moment files, `<key>-<layers>.safetensors`, written atomically; the least recently used go first.
 
-    The key says everything that decides the numbers, so a stale entry cannot be found. Unreadable files are ignored
-    and replaced. Files that this object has handed out are never evicted by it.
+    Learned updates are `<key>-factors.safetensors`. The key says everything that decides the numbers, so a stale entry
+    cannot be found. Unreadable files are ignored and replaced. Files that this object has handed out are never evicted by it.
     """
 
     def __init__(self, folder: Path, *, limit_mib: int | None = 16384) -> None:
@@ -58,11 +58,7 @@ class StatisticsCache:
 
         `about` is for people who look into the file. Raises InputError where the folder cannot be written or is full.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            message = f"The folder {self.folder} for captured statistics cannot be made: {error.strerror or error}."
-            raise InputError("folder-missing", message, file=str(self.folder)) from error
+        self._make_folder()
         layers = hashlib.sha256("\n".join(sorted(moments)).encode()).hexdigest()[:12]
         path = self.folder / f"{key}-{layers}.safetensors"
         MomentFile.write(path, moments, {"about": json.dumps(about, sort_keys=True)})
@@ -70,12 +66,42 @@ class StatisticsCache:
         self._evict()
         return stored
 
+    def find_update(self, key: str) -> dict[str, LowRank] | None:
+        """The learned update of this key, float32 on the CPU; None where there is none that can be read."""
+        path = self._factors(key)
+        try:
+            update = read_factors(path)
+        except (OSError, ValueError, InputError):
+            return None
+        self._use(path)
+        return update
+
+    def store_update(self, key: str, update: Mapping[str, LowRank]) -> None:
+        """Write the float32 factors of one key. Raises InputError where the folder cannot be written or is full."""
+        self._make_folder()
+        write_factors(self._factors(key), update)
+        self._use(self._factors(key))
+        self._evict()
+
+    def _factors(self, key: str) -> Path:
+        return self.folder / f"{key}-factors.safetensors"
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"The folder {self.folder} for captured statistics cannot be made: {error.strerror or error}."
+            raise InputError("folder-missing", message, file=str(self.folder)) from error
+
     def _open(self, path: Path) -> MomentFile:
         file = MomentFile(path, self._temporary)
+        self._use(path)
+        return file
+
+    def _use(self, path: Path) -> None:
         self._used.add(path)
         with contextlib.suppress(OSError):
             os.utime(path)
-        return file
 
     def _evict(self) -> None:
         """Delete the least recently used files until the folder is within its limit."""

@@ -211,8 +211,7 @@ class _Plan:
             return digest("lockstep", [self._key(one) for one in run.runs])
         if id(run.deltas) not in self._digests:
             self._digests[id(run.deltas)] = digest_deltas(run.deltas)
-        weights = f"{info.sha256} {info.variant}" if info.variant else info.sha256
-        model = [weights, str(info.dtype), self._digests[id(run.deltas)], run.prompts]
+        model = [info.weights, str(info.dtype), self._digests[id(run.deltas)], run.prompts]
         if not run.sampled:
             return digest("text", model, s.padding_weight)
         return digest("sample", model, run.seeds, s.steps, picture_size(self.host, s), s.cfg_scale, s.sampler)

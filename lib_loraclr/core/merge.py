@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lib_loraclr.core.deltas import Delta, LowRank
+from lib_loraclr.core.deltas import Delta, LowRank, add
 from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.core.fidelity import ConceptFidelity, fidelity
 from lib_loraclr.core.fusion import activation_gram
@@ -44,11 +44,13 @@ def merge_layers(
     device: torch.device | str = "cpu",
     seed: int = 0,
     bytes_per_value: int = 2,
+    correction: Mapping[str, Delta] | None = None,
     on_layer: Callable[[str], None] | None = None,
     measure: bool = True,
 ) -> dict[str, MergedLayer]:
     """Merge every layer and cut it to its rank; layers by name, sorted, the same bits whatever the order given.
 
+    `correction` is added to the solutions, whose own ranks stay (the metric of the truncation is that of the inputs).
     Layers without statistics are averaged when the method needs some (info says so). `bytes_per_value` is that of the
     file, for `size=`. `on_layer(name)` is called before each layer; whatever it raises ends the merge and passes
     through. Without `measure` no fidelity is computed, which is half the work of a closed form. A layer that does not
@@ -69,7 +71,8 @@ def merge_layers(
             name, full = problem.name, partial(crowded.add, problem.name)
             if on_layer is not None:
                 on_layer(name)
-            solved[name] = on_device(device, partial(_solve, problem, chosen, complete, seed), full)
+            extra = (correction or {}).get(name)
+            solved[name] = on_device(device, partial(_solve, problem, chosen, complete, seed, extra), full)
             if together:
                 spectra[name] = on_device(device, partial(_energies, problem, solved[name]), full)
             else:
@@ -87,9 +90,14 @@ def merge_layers(
 
 
 def _solve(
-    problem: LayerProblem, method: MergeMethod, options: Mapping[str, Any], seed: int, device: torch.device | str
+    problem: LayerProblem,
+    method: MergeMethod,
+    options: Mapping[str, Any],
+    seed: int,
+    correction: Delta | None,
+    device: torch.device | str,
 ) -> LayerSolution:
-    """The method's solution, or the fallback's where there are no statistics; float32 on the CPU."""
+    """The method's solution, or the fallback's where there are no statistics, corrected; float32 on the CPU."""
     fallback = get_method(FALLBACK) if method.needs_statistics and problem.statistics is None else None
     try:
         if fallback is not None:
@@ -100,7 +108,16 @@ def _solve(
     except ArithmeticError as error:
         sentence = f"Layer {problem.name} cannot be solved: {error}; the captured features are not usable."
         raise LoraclrError("unusable-statistics", sentence, key=problem.name) from error
-    return replace(solution, delta=solution.delta.to("cpu", torch.float32))
+    delta = solution.delta if correction is None else _corrected(problem, solution.delta, correction)
+    return replace(solution, delta=delta.to("cpu", torch.float32))
+
+
+def _corrected(problem: LayerProblem, delta: Delta, correction: Delta) -> Delta:
+    """Their sum at the rank of `delta`."""
+    total = add([delta, correction.to(delta.device, torch.float64)])
+    if delta.rank >= min(delta.shape):
+        return total
+    return truncate(total, delta.rank, activation_gram(problem.statistics, delta.device))
 
 
 def _energies(problem: LayerProblem, solution: LayerSolution, device: torch.device | str) -> Tensor:
@@ -118,29 +135,8 @@ def _finish(
         delta = truncate(delta, rank, activation_gram(problem.statistics, device))
     elif isinstance(delta, LowRank):
         delta = balanced(delta)
-    measured = _measured(problem, delta, device) if measure else None
+    measured = fidelity(_placed(problem, device), delta) if measure else None
     return MergedLayer(delta.to("cpu", torch.float32), solution.info, measured)
-
-
-def _measured(problem: LayerProblem, delta: Delta, device: torch.device | str) -> list[ConceptFidelity] | None:
-    """What the delta keeps of each concept."""
-    return fidelity(_placed(problem, device), delta.to(device, torch.float32))
-
-
-def remeasured(
-    problems: Sequence[LayerProblem], merged: Mapping[str, MergedLayer], deltas: Mapping[str, Delta],
-    device: torch.device | str,
-) -> dict[str, MergedLayer]:  # fmt: skip
-    """The layers with other deltas (float32, CPU), and what these keep."""
-    device = "cpu" if torch.device(device).type == "mps" else device
-    found: dict[str, MergedLayer] = {}
-    with exact_float32():
-        for problem in problems:
-            delta = deltas[problem.name]
-            found[problem.name] = replace(
-                merged[problem.name], delta=delta, fidelity=on_device(device, partial(_measured, problem, delta))
-            )
-    return found
 
 
 def _placed(problem: LayerProblem, device: torch.device | str) -> LayerProblem:

@@ -30,6 +30,11 @@ class ModelInfo:
     dtype: torch.dtype
     variant: str = ""
 
+    @property
+    def weights(self) -> str:
+        """What names the model's numbers in a cache key."""
+        return f"{self.sha256} {self.variant}" if self.variant else self.sha256
+
 
 @dataclass(frozen=True)
 class RegionalRequest:

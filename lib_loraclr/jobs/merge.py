@@ -10,7 +10,7 @@ from lib_loraclr.formats import FileWarning
 from lib_loraclr.hosts.ports import Progress
 from lib_loraclr.jobs.compare import build_report
 from lib_loraclr.jobs.deliver import deliver
-from lib_loraclr.jobs.distillation import distilled
+from lib_loraclr.jobs.distillation import correct
 from lib_loraclr.jobs.meter import Stopwatch
 from lib_loraclr.jobs.opening import HostOpener
 from lib_loraclr.jobs.options import MergeOptions
@@ -34,14 +34,13 @@ def merge(options: MergeOptions, *, open_host: HostOpener, progress: Progress) -
     if options.report is not None:
         check_report_folder(options.report)
     task = prepare(plan, open_host, progress, watch)
+    correction, learned = correct(plan, task, progress, watch) if plan.distill.steps else (None, [])
     with watch("solve"):
         method, label = plan.method.name, "Solving"
         merged = solve(
-            task.problems, method, plan.method_options, plan=plan, progress=progress, label=label, rank=plan.rank
-        )
-    learned: list[FileWarning] = []
-    if plan.distill.steps:
-        merged, learned = distilled(plan, task, merged, progress, watch)
+            task.problems, method, plan.method_options, plan=plan, progress=progress, label=label, rank=plan.rank,
+            correction=correction,
+        )  # fmt: skip
     warnings = [*name_warnings(options.out, files), *task.warnings, *_layer_warnings(merged, plan)]
     warnings += [*_memory_warnings(task.statistics.limits, merged), *learned]
     report = None

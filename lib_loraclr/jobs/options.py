@@ -18,6 +18,7 @@ from lib_loraclr.jobs.reading import Reader, array, flag, integer, number, objec
 
 OPTIONS_VERSION = 1
 PRESETS = ("instant", "text", "full", "best")
+DEFAULT_PRESET = "best"
 DTYPES = ("fp16", "bf16", "fp32")
 DEFAULT_METHOD = "contrastive"
 DEFAULT_MODEL_FREE_METHOD = "sum"
@@ -58,7 +59,7 @@ class MergeOptions:
     out: Path
     checkpoint: Path | None = None
     method: str = DEFAULT_METHOD
-    preset: str = "full"
+    preset: str = DEFAULT_PRESET
     rank: str = "exact"
     dtype: str = "fp16"
     device: str = "auto"
@@ -118,7 +119,7 @@ def parse_merge_options(
             file=source,
             key="version",
         )
-    preset = read.get("preset", one_of(PRESETS), "full")
+    preset = read.get("preset", one_of(PRESETS), DEFAULT_PRESET)
     default_method = DEFAULT_MODEL_FREE_METHOD if preset == "instant" else DEFAULT_METHOD
     options = MergeOptions(
         lora=tuple(_choices(read)),

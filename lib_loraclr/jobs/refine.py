@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from lib_loraclr.capture import PassLimits, StatisticsCache, capture, combine
-from lib_loraclr.core.deltas import LayerShape
+from lib_loraclr.core.deltas import Delta, LayerShape
 from lib_loraclr.core.merge import MergedLayer, merge_layers
 from lib_loraclr.core.problem import LayerProblem, Statistics
 from lib_loraclr.core.rank import RankPolicy
@@ -58,10 +58,7 @@ def gather(
     for number in range(1, plan.rounds + 1):
         with watch("solve"):
             problems = problems_of(concepts, shapes, everything, attention)
-            label = f"Solving for round {number} of {plan.rounds}"
-            method, options = "gradient-fusion", plan.student_options
-            merged = solve(problems, method, options, plan=plan, progress=progress, label=label, measure=False)
-            student = {name: layer.delta for name, layer in merged.items()}
+            student = solve_student(problems, plan, progress, f"Solving for round {number} of {plan.rounds}")
         with watch("capture"):
             everything = combine(everything, watched(student=student, round=number))
     return Gathered(teacher, everything, limits, attention)
@@ -82,6 +79,13 @@ def problems_of(
     return problems
 
 
+def solve_student(problems: Sequence[LayerProblem], plan: Plan, progress: Progress, label: str) -> dict[str, Delta]:
+    """The gradient fusion that runs in refinement rounds and that a distillation begins with, at its exact ranks."""
+    method, options = "gradient-fusion", plan.student_options
+    merged = solve(problems, method, options, plan=plan, progress=progress, label=label, measure=False)
+    return {name: layer.delta for name, layer in merged.items()}
+
+
 def solve(
     problems: Sequence[LayerProblem],
     method: str,
@@ -91,6 +95,7 @@ def solve(
     progress: Progress,
     label: str,
     rank: RankPolicy | None = None,
+    correction: Mapping[str, Delta] | None = None,
     measure: bool = True,
 ) -> dict[str, MergedLayer]:
     """Merge all layers with progress by layer."""
@@ -103,6 +108,7 @@ def solve(
         device=plan.device,
         seed=plan.options.seed,
         bytes_per_value=4 if plan.options.dtype == "fp32" else 2,
+        correction=correction,
         on_layer=progress.step,
         measure=measure,
     )

@@ -76,13 +76,14 @@ class Plan:
 
     @property
     def student_options(self) -> dict[str, Any]:
-        """Options of the gradient fusion whose result runs in the refinement rounds.
+        """Options of the gradient fusion whose result runs in the refinement rounds and begins a distillation.
 
         It takes only what decides the fit, so that a new margin, rank or file type finds its statistics in the cache.
         """
-        names = {option.name for option in get_method("gradient-fusion").options}
+        fusion = get_method("gradient-fusion")
+        names = {option.name for option in fusion.options}
         shared = {name: value for name, value in self.method_options.items() if name in names}
-        return shared | {"rounds": 0}
+        return complete_options(fusion, shared | {"rounds": 0})
 
 
 def plan_of(options: MergeOptions) -> Plan:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from lib_loraclr.capture import StatisticsCache
 from lib_loraclr.core.deltas import LayerShape
-from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.problem import LayerProblem
 from lib_loraclr.formats import FileWarning, LoraFile
-from lib_loraclr.hosts.ports import DifferentiableHost, DiffusionHost, ModelInfo, Progress
+from lib_loraclr.hosts.ports import DiffusionHost, ModelInfo, Progress
 from lib_loraclr.jobs.inputs import (
     Concept,
     check_families,
@@ -40,6 +39,7 @@ class Task:
     statistics: Gathered
     warnings: list[FileWarning]
     host: DiffusionHost | None
+    cache: StatisticsCache | None = None
 
     @property
     def model(self) -> ModelInfo | None:
@@ -85,22 +85,17 @@ def prepare(plan: Plan, open_host: HostOpener, progress: Progress, watch: Stopwa
             host = open_host(options.checkpoint, str(plan.device))
             stack.enter_context(host.ready())
             progress.step()
-        if plan.distill.steps and not isinstance(host, DifferentiableHost):
-            message = (
-                "The preset best needs gradients, which this program's model does not give; choose the preset full."
-            )
-            raise InputError("no-gradients", message, key="preset")
         with watch("read"):
             loras = _reread(loras, host, options)
             shapes = host_shapes(host)
             concepts, warnings = make_concepts(options.lora, loras, host.base_weight, shapes)
-        found = Gathered({}, {})
+        found, cache = Gathered({}, {}), None
         if plan.samples:
             require_triggers(concepts)
             cache = StatisticsCache(options.cache or StatisticsCache.default_folder())
             acting = [concept for concept in concepts if concept.deltas]
             found = gather(host, acting, shapes, plan, cache=cache, progress=progress, watch=watch)
-        return Task(concepts, shapes, found, warnings, host)
+        return Task(concepts, shapes, found, warnings, host, cache)
 
 
 def _reread(loras: list[LoraFile], host: DiffusionHost, options: MergeOptions) -> list[LoraFile]:

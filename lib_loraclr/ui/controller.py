@@ -281,7 +281,7 @@ class TabController:
         model = self.application.model()
         loras = [(str(c.file), c.weight, c.text_weight, c.trigger, c.class_word, c.prompts) for c in plan.options.lora]
         name = (model.name, model.family, str(model.device)) if model else ()
-        return repr((name, loras, plan.capture, plan.rounds, sorted(plan.student_options.items())))
+        return repr((name, loras, plan.capture, plan.distill, plan.rounds, sorted(plan.student_options.items())))
 
     def _reply(self, **content: Any) -> str:
         """JSON for the page's script; the number makes every reply a new text."""

@@ -17,7 +17,7 @@ from lib_loraclr.ui.settings import ADVANCED, NAMES, SIMPLE, Field, method_name,
 from lib_loraclr.ui.words import tag
 
 PRESETS = [("Best", "best"), ("Full", "full"), ("Text", "text"), ("Instant", "instant")]
-PRESET_INFO = "Best: Full, then the new LoRA learns from each single one; the most likeness, and the time and memory of a short training. Full: every layer, minutes. Text: text encoder and attention only, seconds. Instant: files only, no sampling, concepts bleed."  # noqa: E501
+PRESET_INFO = "Best: Full, then the new LoRA learns from each single one; the most likeness, and the time and memory of a short training. Full: every layer, solved alone, minutes. Text: text encoder and attention only, seconds. Instant: files only, no sampling, concepts bleed."  # noqa: E501
 RANKS = [("Exact", "exact"), ("One rank", "fixed"), ("Share of the effect", "energy"), ("File size", "size")]
 RANK_INFO = "Exact keeps everything (the sum of the LoRAs' ranks); the others trade likeness for a smaller file."
 TITLES = {"cfg_scale": "CFG scale", "ridge": "Ridge", "over": "Divide by"}

@@ -80,7 +80,7 @@ def estimate(
         memory += min(grams, plan.capture.memory_budget_mib) + (count + 3) * value_bytes * widest**2 / 2**20
         passes = max(1.0, grams / plan.capture.memory_budget_mib)
         pictures, steps = round(pictures * passes), round(steps * passes)
-    if plan.distill.steps:
+    if plan.distill.steps and not cached:
         pictures += distilled_pictures(plan, count)
         steps += sampled_steps(count, plan.distill, plan.capture) + plan.distill.steps
     seconds: float | None = _solve_seconds(plan, layouts, widths, model)
@@ -157,7 +157,7 @@ def _solve_seconds(
     device = model.device.type if model else "cpu"
     if not plan.samples:
         return 0.5 + 0.002 * len(layers)
-    solves = plan.rounds + 1 + (3 if plan.options.report else 0)
+    solves = plan.rounds + 1 + (1 if plan.distill.steps else 0) + (3 if plan.options.report else 0)
     flops = sum(width**3 for width in widths.values()) * (len(layouts) + 4)
     return 1.0 + solves * (flops / SOLVE_FLOPS.get(device, 3e10) + 0.01 * len(layers))
 

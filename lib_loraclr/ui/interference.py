@@ -17,12 +17,12 @@ Version = tuple[Path, int, int]
 SOME, MUCH = 0.05, 0.25  # cosines of the weight changes
 MEANING = (
     "0: unrelated changes of the weights. 1: the same change. Negative: opposite changes. How much concepts bleed "
-    "depends on the model too, which only the presets Full and Text look at."
+    "depends on the model too, which only the presets Best, Full and Text look at."
 )
 VERDICTS = (
     "These LoRAs change the weights in different directions.",
     "These LoRAs change some weights in the same direction.",
-    "These LoRAs change many weights in the same direction: a plain sum of them would bleed. Choose the preset Full.",
+    "These LoRAs change many weights in the same direction: a plain sum of them would bleed. Choose the preset Best.",
 )
 NEEDS_MODEL = "DoRA and OFT files are defined together with the base model; their interference is not shown."
 

@@ -16,9 +16,9 @@ from lib_loraclr.ui.words import note, size_text, tag, time_text
 
 HALF = 0.5
 LEVELS = ((0.75, "good", "well"), (HALF, "fair", "mostly"), (0.2, "poor", "partly"), (-math.inf, "poor", "lost"))
-LOW = "Less than half of a concept is kept. More refinement rounds, the preset Full, a higher rank or fewer LoRAs help."
+LOW = "Less than half of a concept is kept. The preset Best, more refinement rounds, a higher rank or fewer LoRAs help."
 UNMEASURED = (
-    "This method only does arithmetic on the files, so nothing was measured on the model. The presets Text and Full "
+    "This method only does arithmetic on the files, so nothing was measured on the model. The presets Text, Full and Best "
     "measure what is kept."
 )
 EXPLAIN = (

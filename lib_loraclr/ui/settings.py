@@ -15,6 +15,7 @@ from lib_loraclr.jobs.names import free_name, lora_path
 from lib_loraclr.jobs.options import (
     DEFAULT_METHOD,
     DEFAULT_MODEL_FREE_METHOD,
+    DEFAULT_PRESET,
     PRESETS,
     MergeOptions,
     parse_merge_options,
@@ -27,7 +28,7 @@ _TITLES = {
 }  # fmt: skip
 RANK_KINDS = ("exact", "fixed", "energy", "size")
 SIMPLE: dict[str, Any] = {
-    "preset": "full",
+    "preset": DEFAULT_PRESET,
     "method": DEFAULT_METHOD,
     "rank_kind": "exact",
     "rank_fixed": 32,
@@ -91,7 +92,7 @@ def settle(preset: str, method: str, *, changed: str) -> tuple[str, str]:
     if changed == "preset" and (preset == "instant") == samples:
         return preset, DEFAULT_MODEL_FREE_METHOD if preset == "instant" else DEFAULT_METHOD
     if changed == "method" and (preset == "instant") == samples:
-        return ("full" if samples else "instant"), method
+        return (DEFAULT_PRESET if samples else "instant"), method
     return preset, method
 
 

@@ -22,7 +22,7 @@ from lib_loraclr.formats import read_lora
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 
 Finished = Callable[[str], dict[str, Any]]
-QUICK = {"sampling_steps": 2, "prompts": 1, "neutral_prompts": 1, "held_out_prompts": 1, "rounds": 1}
+QUICK = {"sampling_steps": 2, "prompts": 1, "neutral_prompts": 1, "held_out_prompts": 1, "rounds": 1, "distill": 1}
 
 
 def detail(answer: Any) -> dict[str, Any]:

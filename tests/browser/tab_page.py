@@ -187,6 +187,7 @@ class TabPage:
         self.set_number("loraclr_capture_prompts", 4)  # fewer rows than features would keep nothing
         self.set_number("loraclr_capture_neutral_prompts", 1)
         self.set_number("loraclr_contrastive_rounds", rounds)
+        self.set_number("loraclr_capture_distill", 2)
 
     def name(self, text: str) -> None:
         """Name the new LoRA."""

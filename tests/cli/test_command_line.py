@@ -270,12 +270,13 @@ def test_bad_input_in_a_real_process(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["empty.safetensors"]
 
 
-@pytest.mark.parametrize("phase", ["capture", "Solving"])
+@pytest.mark.parametrize("phase", ["capture", "Distilling", "Solving"])
 def test_ctrl_c_ends_quietly_and_leaves_nothing(phase: str, loras: list[Path], tiny_sd1: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     pairs = [part for path in loras for part in ("--lora", path, "--trigger", f"{path.stem} man")]
-    many = ["--option", "sampling_steps=100", "--option", "rounds=1"] if phase == "capture" else QUICK_ARGUMENTS
+    long = {"capture": ("sampling_steps=100", "rounds=1"), "Distilling": ("distill=5000",)}
+    many = [*QUICK_ARGUMENTS, *(part for option in long.get(phase, ()) for part in ("--option", option))]
     process = start(
         "merge", "--checkpoint", tiny_sd1, *pairs, "--out", folder / "m.safetensors", "--report", folder / "report",
         "--cache", tmp_path / "cache", "--device", "cpu", "--json", *many,

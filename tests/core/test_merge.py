@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_loraclr.core.deltas import Dense, LayerShape, LowRank
+from lib_loraclr.core.deltas import Dense, LayerShape, LowRank, add
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
+from lib_loraclr.core.fusion import activation_gram
 from lib_loraclr.core.merge import merge_layers, on_device
 from lib_loraclr.core.methods import METHODS
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.core.rank import LAYER_OVERHEAD, RankPolicy
+from lib_loraclr.core.truncation import truncate
 
 
 @pytest.fixture
@@ -67,6 +69,49 @@ def test_without_measuring_the_merge_is_the_same(problems):
     full, bare = (merge_layers(problems, "gradient-fusion", measure=measure) for measure in (True, False))
     assert bits(full) == bits(bare)
     assert all(layer.fidelity is None for layer in bare.values())
+
+
+def test_a_correction_inside_the_solution_is_added_exactly(problems):
+    plain = merge_layers(problems, "gradient-fusion")
+    twice = {name: layer.delta for name, layer in plain.items()}
+    corrected = merge_layers(problems, "gradient-fusion", correction=twice)
+    for name, layer in corrected.items():
+        assert layer.delta.rank == plain[name].delta.rank
+        assert torch.allclose(layer.delta.dense(), 2 * twice[name].dense(), rtol=1e-5, atol=1e-5)
+        assert layer.fidelity != plain[name].fidelity or name == "layer.2"
+    alone = merge_layers(problems, "gradient-fusion", correction={"layer.1": twice["layer.1"]})
+    assert bits({"x": alone["layer.0"]}) == bits({"x": plain["layer.0"]})
+    assert bits({"x": alone["layer.1"]}) == bits({"x": corrected["layer.1"]})
+
+
+@pytest.mark.parametrize("policy", [None, RankPolicy.parse("2"), RankPolicy.parse("energy=0.9")])
+def test_a_correction_outside_it_keeps_the_rank_and_the_energy(problems, policy):
+    """The sum is cut in the metric of the layer's inputs, whatever the rank that is asked for."""
+    generator = torch.Generator().manual_seed(4)
+    extra = {
+        p.name: LowRank(torch.randn(p.shape.out_features, 3, generator=generator),
+                        torch.randn(3, p.shape.in_features, generator=generator))
+        for p in problems[:2]
+    }  # fmt: skip
+    plain = merge_layers(problems, "gradient-fusion")
+    corrected = merge_layers(problems, "gradient-fusion", rank=policy, correction=extra)
+    for problem in problems[:2]:
+        solution, found = plain[problem.name].delta, corrected[problem.name].delta
+        gram = activation_gram(problem.statistics, "cpu")
+        total = add([solution, extra[problem.name]])
+        assert solution.rank < total.rank
+        assert found.rank <= solution.rank
+        oracle = truncate(total, found.rank, gram).dense()
+        assert torch.allclose(found.dense(), oracle, rtol=1e-3, atol=1e-3 * float(oracle.abs().max()))
+
+
+def test_a_correction_of_a_full_matrix_is_added_as_it_is(problems):
+    wide = replace(problems[0], deltas=[Dense(delta.dense()) for delta in problems[0].deltas])
+    extra = torch.randn(wide.shape.out_features, wide.shape.in_features, generator=torch.Generator().manual_seed(6))
+    plain, corrected = (merge_layers([wide], "gradient-fusion", correction=given) for given in
+                        (None, {wide.name: Dense(extra)}))  # fmt: skip
+    assert isinstance(plain[wide.name].delta, Dense)
+    assert torch.allclose(corrected[wide.name].delta.dense(), plain[wide.name].delta.dense() + extra, atol=1e-5)
 
 
 def test_half_precision_factors_are_merged_exactly(problems, true):

@@ -87,7 +87,7 @@ def test_without_a_usable_checkpoint_there_is_no_model(tmp_path: Path) -> None:
     assert StandaloneApplication(tmp_path, lora_file(tmp_path / "a.safetensors")).model() is None
 
 
-@pytest.mark.parametrize(("preset", "rounds"), [("instant", None), ("text", 2), ("full", 3)])
+@pytest.mark.parametrize(("preset", "rounds"), [("instant", None), ("text", 2), ("full", 3), ("best", 3)])
 def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: int | None) -> None:
     raw = {"lora": ["a.safetensors"], "out": "m.safetensors", "preset": preset, "device": "cpu"}
     plan = plan_of(parse_merge_options({**raw, "option": {} if rounds is None else {"rounds": rounds}}))
@@ -95,3 +95,5 @@ def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: in
     assert names[0] == "Reading"
     assert names[-2:] == ["Solving", "Writing"]
     assert names.count("capture") == (0 if rounds is None else rounds + 1)
+    learning = ["Solving", "Drawing", "Distilling", "Solving", "Writing"]
+    assert (names[-5:] == learning) == (preset == "best")

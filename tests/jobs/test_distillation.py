@@ -314,17 +314,19 @@ def test_a_merge_with_it_differs_repeats_and_says_so(
     host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path
 ) -> None:
     made = {}
-    for name, preset in (("without", "full"), ("first", "best"), ("again", "best")):
+    for name, preset in (("without", "full"), ("first", "best"), ("again", "best"), ("other cache", "best")):
         (tmp_path / name).mkdir()
-        out = tmp_path / name / "m.safetensors"
-        options = quick_best(loras, out, tiny_sd1, cache, rank="2", dtype="fp32", preset=preset)
+        out, folder = tmp_path / name / "m.safetensors", tmp_path / "second" if name == "other cache" else cache
+        options = quick_best(loras, out, tiny_sd1, folder, rank="2", dtype="fp32", preset=preset, seed=3)
         progress = Recorder()
         made[name] = merge(options, open_host=lambda checkpoint, device: host, progress=progress), progress
     files = {name: outcome.out.read_bytes() for name, (outcome, _) in made.items()}
-    assert files["first"] == files["again"] != files["without"]
-    phases = [name for name, _ in made["first"][1].phases]
-    assert phases.index("Solving") < phases.index("Drawing with each LoRA") < phases.index("Distilling")
-    assert not {"Drawing with each LoRA", "Distilling"} & {name for name, _ in made["without"][1].phases}
+    assert files["first"] == files["again"] == files["other cache"] != files["without"]
+    learning = ["Solving for the distillation", "Drawing with each LoRA", "Distilling", "Solving", "Writing"]
+    phases = {name: [phase for phase, _ in progress.phases] for name, (_, progress) in made.items()}
+    assert [phase for phase in phases["first"] if phase in learning] == learning
+    assert [phase for phase in phases["again"] if phase in learning] == [learning[0], *learning[3:]]
+    assert [phase for phase in phases["without"] if phase in learning] == learning[3:]
     assert "distill" in made["first"][0].seconds
     kept = {name: [concept.kept for concept in outcome.concepts] for name, (outcome, _) in made.items()}
     assert None not in kept["first"]
@@ -333,6 +335,44 @@ def test_a_merge_with_it_differs_repeats_and_says_so(
     recipe = recipe_of(file.metadata) or {}
     assert (recipe["preset"], recipe["option"]["distill"]) == ("best", 3)
     assert all(len(shape) != 2 or min(shape) <= 2 for shape in (info.shape for info in file.tensors.values()))
+
+
+def test_what_is_learned_serves_every_margin_and_rank(
+    host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path
+) -> None:
+    """It is found again, and added to each solution."""
+
+    def run(name: str, **changes: Any) -> tuple[dict[str, Tensor], list[str]]:
+        given = dict(changes)
+        option = {**QUICK, "distill": 3, "weighting": "equal", "anchor": 0.1, **given.pop("option", {})}
+        options = quick_best(loras, tmp_path / f"{name}.safetensors", tiny_sd1, cache, dtype="fp32", option=option,
+                             seed=5, **given)  # fmt: skip
+        progress = Recorder()
+        merge(options, open_host=lambda checkpoint, device: host, progress=progress)
+        lora = read_files([options.out], host.layers())[0]
+        deltas, _ = weighted_deltas(lora, 1.0, 1.0, host.base_weight, None)
+        return {name: delta.dense() for name, delta in deltas.items()}, [phase for phase, _ in progress.phases]
+
+    margins: dict[str, Any] = {"near": {"margin": 0.5}, "far": {"margin": 3.0}}
+    found: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for name, option in margins.items():
+        for preset in ("best", "full"):
+            found[name, preset], phases = run(f"{name}-{preset}", preset=preset, option=option)
+            assert ("Distilling" in phases) == ((name, preset) == ("near", "best"))
+        assert _norm(_minus(found[name, "best"], found[name, "full"])) > 1e-3 * _norm(found[name, "full"])
+    assert _norm(_minus(found["near", "best"], found["far", "best"])) > 0.01 * _norm(found["near", "best"])
+    fused, _ = run("fused", method="gradient-fusion", preset="full")
+    learned, phases = run("learned", method="gradient-fusion")
+    assert "Distilling" not in phases
+    assert _norm(_minus(learned, fused)) > 1e-3 * _norm(fused)
+
+
+def _minus(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: a[name] - b[name] for name in a}
+
+
+def _norm(update: Mapping[str, Tensor]) -> float:
+    return float(sum(float(value.square().sum()) for value in update.values())) ** 0.5
 
 
 def test_too_little_memory_leaves_the_merge_before_it(
@@ -375,17 +415,28 @@ def test_only_the_preset_best_of_a_merge_on_the_model_distills(
     assert plan_of(options).distill.steps == expected
 
 
-def test_what_is_refused(host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize("missing", ["predict", "gradients"])
+def test_a_model_without_gradients_leaves_the_merge_before_it(
+    host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path, missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     class Closed:
-        """A host without gradients."""
+        """A host that cannot be asked for predictions."""
 
         def __getattr__(self, name: str) -> Any:
             if name in ("predict", "signal"):
                 raise AttributeError(name)
             return getattr(host, name)
 
-    options = quick_best(loras, tmp_path / "m.safetensors", tiny_sd1, cache)
-    with pytest.raises(InputError, match="gradients") as closed:
-        merge(options, open_host=lambda checkpoint, device: Closed(), progress=Recorder())
-    assert closed.value.code == "no-gradients"
-    assert list(tmp_path.iterdir()) == []
+    opened: Any = Closed() if missing == "predict" else host
+    if missing == "gradients":
+        honest = host.predict
+        monkeypatch.setattr(host, "predict", lambda *given: honest(*given).detach().requires_grad_())
+    made = {}
+    for preset in ("full", "best"):
+        options = quick_best(loras, tmp_path / f"{preset}.safetensors", tiny_sd1, cache, preset=preset, seed=9)
+        made[preset] = merge(options, open_host=lambda checkpoint, device: opened, progress=Recorder())
+    assert made["full"].warnings == []
+    assert [warning.code for warning in made["best"].warnings] == ["no-gradients"]
+    first, second = (SafetensorsFile.open(made[preset].out) for preset in ("full", "best"))
+    assert all(torch.equal(first.read(name), second.read(name)) for name in first.tensors)
