@@ -51,24 +51,27 @@ class MaskedLoras:
     weights: Callable[[int, int, Tensor], Tensor]  # height, width, like -> (regions, tokens)
     _cross_keys: set[nn.Module] = field(default_factory=set)
     _self_keys: set[nn.Module] = field(default_factory=set)
+    _responses: dict[str, list[tuple[int, Response]]] = field(default_factory=dict)
 
     def install(self) -> list[RemovableHandle]:
         """Hook every layer once. Raises InputError "unknown-layer" or "shape-mismatch" before anything is hooked."""
         for block in self.sites.blocks:
             self._cross_keys.update(_keys_and_values(block.attn2))
             self._self_keys.update(_keys_and_values(block.attn1))
-        names = dict.fromkeys(name for deltas in self.loras.deltas for name in deltas)
-        responses: dict[str, list[tuple[int, Response]]] = {}
-        for name in names:
+        for name in dict.fromkeys(name for deltas in self.loras.deltas for name in deltas):
+            if name in self._responses:  # installed before: what was cast for the device serves again
+                continue
             if name not in self.loras.modules:
                 raise InputError("unknown-layer", f"The loaded model has no layer {name}.", key=name)
             module = self.loras.modules[name]
-            responses[name] = [
+            self._responses[name] = [
                 (region, Response(name, module, deltas[name]))
                 for region, deltas in enumerate(self.loras.deltas)
                 if name in deltas
             ]
-        return [self.loras.modules[name].register_forward_hook(self._hook(parts)) for name, parts in responses.items()]
+        return [
+            self.loras.modules[name].register_forward_hook(self._hook(parts)) for name, parts in self._responses.items()
+        ]
 
     def _hook(self, parts: Sequence[tuple[int, Response]]) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:

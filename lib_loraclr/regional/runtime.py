@@ -22,6 +22,7 @@ from lib_loraclr.regional.lora import MaskedLoras, RegionDeltas, Scope
 from lib_loraclr.regional.mixing import BaseWeights, LayerWeights, mix, pick, put, weighted
 from lib_loraclr.regional.pooled import PooledMap
 from lib_loraclr.regional.sites import AttentionBlock, Sites
+from lib_loraclr.regional.solo import Solo
 
 Size = tuple[int, int]
 
@@ -47,6 +48,23 @@ class RegionalRuntime:
         self._weights: dict[tuple[Any, ...], LayerWeights] = {}
         self._bases: dict[tuple[Any, ...], BaseWeights] = {}
         self._subjects: dict[tuple[Any, ...], tuple[Subject, ...]] = {}
+        self._solo = Solo(self)
+        self._loras: MaskedLoras | None = None
+
+    @property
+    def progress(self) -> float:
+        """The share of the sampling run that is done."""
+        return self._progress
+
+    @property
+    def conditions(self) -> Sequence[Sequence[RegionText]]:
+        """The texts of this step: `conditions[picture][region]`."""
+        return self._conditions
+
+    @property
+    def rows(self) -> tuple[Row, ...] | None:
+        """The batch rows of the call that is open; None where none is."""
+        return None if self._call is None else self._call.rows
 
     @property
     def idle(self) -> bool:
@@ -71,7 +89,10 @@ class RegionalRuntime:
             if self.layout.spec.pooled:
                 self._handles += self._pooled.install()
             if loras is not None:
-                self._handles += MaskedLoras(loras, self.sites, self._scope_now, self._weights_now).install()
+                if self._loras is None or self._loras.loras is not loras:
+                    self._loras = MaskedLoras(loras, self.sites, self._scope_now, self._weights_now)
+                self._handles += self._loras.install()
+            self._handles += self._solo.install(loras)
         except BaseException:
             self.remove()
             raise
@@ -82,6 +103,7 @@ class RegionalRuntime:
             handle.remove()
         self._handles.clear()
         self._abandon()
+        self._solo.forget()
         for cache in (self._sizes, self._plans, self._weights, self._bases, self._subjects):
             cache.clear()
         self._conditions = ()
@@ -117,7 +139,7 @@ class RegionalRuntime:
     def end_call(self) -> None:
         """It is over. After an error `begin_call` or `remove` clean up as well."""
         if self._call is not None and not self._pooled.complete:
-            self._note("This model uses its text vector in a way that cannot be divided into regions.")
+            self.note("This model uses its text vector in a way that cannot be divided into regions.")
         self._abandon()
 
     @contextmanager
@@ -139,6 +161,8 @@ class RegionalRuntime:
         `attend(context)` calls it again with keys and values of `context` (b, tokens, width), for ALL rows and tokens,
         because such a function may count its rows. As weights add up to one, what it adds by itself is added once.
         """
+        if self._solo.running is not None:
+            return self._solo.running.mix_replaced(block, queries, output, attend)
         call, size = self._call, self._size(block.owner, queries)
         if call is None or size is None or not call.shares:
             return output
@@ -153,7 +177,13 @@ class RegionalRuntime:
             put(mixed, share.rows, None, answer * weights.values[share.region][None, :, None])
         return mixed
 
+    def note(self, sentence: str) -> None:
+        """Keep a sentence for the user, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
     def _abandon(self) -> None:
+        self._solo.abandon()
         self._pooled.end()
         self._whole.clear()
         self._call, self.scope = None, None
@@ -238,10 +268,10 @@ class RegionalRuntime:
         if self._call is None or size is None:
             return None
         if queries.shape[0] != len(self._call.rows):
-            self._note("Another extension changes the batch inside the model; regions stand aside there.")
+            self.note("Another extension changes the batch inside the model; regions stand aside there.")
             return None
         if queries.shape[1] != size[0] * size[1]:
-            self._note("Another extension merges or cuts tokens; regions stand aside in those layers.")
+            self.note("Another extension merges or cuts tokens; regions stand aside in those layers.")
             return None
         return size
 
@@ -282,7 +312,3 @@ class RegionalRuntime:
             yield
         finally:
             self.scope = before
-
-    def _note(self, sentence: str) -> None:
-        if sentence not in self.notes:
-            self.notes.append(sentence)

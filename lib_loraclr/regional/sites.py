@@ -7,6 +7,7 @@ and adds it to its features before a second normalisation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -45,6 +46,8 @@ class Sites:
     time_embed: nn.Module | None = None
     label_embed: nn.Module | None = None
     named: dict[str, AttentionBlock] = field(default_factory=dict)  # by the module path of the block
+    unet: nn.Module | None = None
+    reduction: int = 1  # cells of the latents, along one side, to a cell of the deepest layer
 
     @property
     def owners(self) -> tuple[nn.Module, ...]:
@@ -70,7 +73,13 @@ def find_sites(unet: nn.Module) -> Sites:
             residuals.append(residual)
     time = _child(unet, "time_embed", "time_embedding")
     label = _child(unet, "label_emb", "add_embedding")
-    return Sites(tuple(blocks), tuple(residuals), time, label, {block.name: block for block in blocks})
+    by_name = {block.name: block for block in blocks}
+    return Sites(tuple(blocks), tuple(residuals), time, label, by_name, unet, _reduction(unet))
+
+
+def _reduction(unet: nn.Module) -> int:
+    """The product of the strides of all convolutions."""
+    return math.prod(max(module.stride) for module in unet.modules() if isinstance(module, nn.Conv2d))
 
 
 def _stage(item: tuple[str, nn.Module]) -> int:

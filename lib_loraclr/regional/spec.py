@@ -78,12 +78,15 @@ class BaseRules:
 
 @dataclass(frozen=True)
 class Isolation:
-    """How far the regions' own pixels look away from each other in self-attention."""
+    """How far the regions' own pixels look away from each other in self-attention, and whether they start apart."""
 
     strength: float = number("s", 0.0, "0: not at all; 1: subjects do not see each other; 0.5 is a good start")
     start: float = number("start", 0.0, "first share of the sampling run")
     end: float = number("end", 0.4, "last share of the sampling run")
     smallest: int = whole("min", 8, "layers whose shorter side has fewer cells are left alone", 1, 1024)
+    solo: float = number(
+        "solo", 0.0, "in this first share of the sampling run every subject is a picture of its own; 0: never"
+    )
     extra: Mapping[str, Any] = field(default_factory=_no_extra)
 
 
@@ -116,7 +119,9 @@ class RegionalSpec:
         default_factory=BaseRules, metadata=part("base", BaseRules, "the picture's own prompt inside regions")
     )
     feather: float = number("feather", 0.02, "width of soft edges as a share of the shorter side", 0.0, 0.5)
-    isolation: Isolation = field(default_factory=Isolation, metadata=part("iso", Isolation, "self-attention isolation"))
+    isolation: Isolation = field(
+        default_factory=Isolation, metadata=part("iso", Isolation, "isolation of the regions from each other")
+    )
     pooled: bool = flag("pooled", True, "SDXL: every region has its own pooled text vector")
     steps: tuple[float, float] = span("steps", "when regions act at all, as shares of the sampling run")
     hires: Hires = field(default_factory=Hires, metadata=part("hires", Hires, "the high-resolution pass"))

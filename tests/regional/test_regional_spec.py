@@ -20,7 +20,7 @@ BOX = {"t": "box", "r": [0.05, 0.1, 0.48, 1.0]}
 FULL = {"t": "box", "r": [0, 0, 1, 1]}
 RICH: dict[str, Any] = {
     "v": 1, "overlap": "top", "feather": 0.1, "base": {"in_regions": 0.25, "neg": "empty"}, "steps": [0, 0.9],
-    "iso": {"s": 0.5, "end": 0.3}, "hires": {"strength": 0.5}, "pooled": False, "future": {"a": 1},
+    "iso": {"s": 0.5, "end": 0.3, "solo": 0.25}, "hires": {"strength": 0.5}, "pooled": False, "future": {"a": 1},
     "regions": [
         {"id": "a", "shape": BOX, "prompt": 'Anna said: "hi", <lora:a:1> [x:y:0.5]\nline', "neg": "fog",
          "negmode": "replace", "z": 2, "w": 2.0, "rho": 0.75, "feather": 0.0, "steps": [0.5, 1.0], "cfg": 5.5,
@@ -112,6 +112,7 @@ BAD: list[tuple[Any, str | None, str]] = [
     ({"steps": [0.6, 0.2]}, "steps", "end before"),
     ({"iso": {"min": 2.5}}, "iso.min", "whole"),
     ({"iso": 3}, "iso", "object"),
+    ({"iso": {"solo": 1.5}}, "iso.solo", "0 to 1"),
     ({"regions": [{"shape": FULL, "w": -1}]}, "regions[0].w", "0 to 10"),
     ({"regions": [{"shape": FULL, "loras": [{"te": 1}]}]}, "regions[0].loras[0]", "name"),
     ({"regions": [{"shape": FULL, "id": "a"}, {"shape": FULL, "id": "a"}]}, "regions", "same id"),
@@ -181,6 +182,7 @@ def test_the_schema_names_every_field_with_its_default() -> None:
     assert set(full["regions"][0]) == set(region["properties"])
     assert all(full[key] == schema["properties"][key]["default"] for key in ("overlap", "feather", "steps", "raster"))
     assert full["iso"]["end"] == schema["properties"]["iso"]["properties"]["end"]["default"] == 0.4
+    assert full["iso"]["solo"] == schema["properties"]["iso"]["properties"]["solo"]["default"] == 0.0
     assert all(rule.get("description") for key, rule in region["properties"].items() if key not in ("shape", "loras"))
     json.dumps(schema)
 

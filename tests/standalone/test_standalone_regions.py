@@ -108,6 +108,37 @@ def test_a_lora_of_one_region(host: StandaloneHost) -> None:
     assert hooks(host) == 0
 
 
+def test_solo_halves_are_two_pictures_of_one_square(
+    host: StandaloneHost, tiny_sdxl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the end of the run, from the same noise: the canvas is what the two prompts paint alone, side by side."""
+    from lib_loraclr.hosts.standalone import host as module
+
+    drawn, sizes = module.initial_noise, module.StandaloneHost._size_embedding
+    texts = "a red dog", "a blue car, " * 30
+    regions = [
+        {"shape": shape, "prompt": text, "neg": "rain", "negmode": "replace"}
+        for shape, text in zip((LEFT, RIGHT), texts, strict=True)
+    ]
+    for model in (host, load_checkpoint(tiny_sdxl)):
+        noise = drawn(SampleRequest(["x"], [7], 2, (128, 64), 3.0), 4, model._factor)
+        half = noise.shape[-1] // 2
+        # SDXL is told the canvas's size in both, as it is in every region
+        monkeypatch.setattr(module.StandaloneHost, "_size_embedding", lambda self, b, size: sizes(self, b, (128, 64)))
+        monkeypatch.setattr(module, "initial_noise", lambda *_: noise)  # noqa: B023
+        canvas = sample(model, "x", regions, size=(128, 64), iso={"solo": 1})
+        usual = sample(model, "x", regions, size=(128, 64))
+        alone = []
+        for side, text in enumerate(texts):
+            monkeypatch.setattr(module, "initial_noise", lambda *_: noise[..., side * half : (side + 1) * half])  # noqa: B023
+            alone.append(sample(model, text, negative_prompt="rain"))
+        monkeypatch.undo()
+        wanted = torch.cat(alone, -1)
+        assert torch.allclose(canvas, wanted, atol=1e-4 * float(wanted.abs().max()))
+        assert not torch.allclose(usual, wanted, atol=1e-2)
+        assert hooks(model) == 0
+
+
 def test_no_hook_stays_after_a_cancel(host: StandaloneHost) -> None:
     class Stop:
         def phase(self, name: str, steps: int) -> None: ...
@@ -115,7 +146,7 @@ def test_no_hook_stays_after_a_cancel(host: StandaloneHost) -> None:
         def step(self, text: str = "") -> None:
             raise Cancelled
 
-    spec = parse_spec({"regions": [{"shape": LEFT, "prompt": "a dog"}], "iso": {"s": 1}})
+    spec = parse_spec({"regions": [{"shape": LEFT, "prompt": "a dog"}], "iso": {"s": 1, "solo": 1}})
     request = SampleRequest(["x"], [1], 2, (64, 64), 3.0, regions=RegionalRequest(spec))
     with pytest.raises(Cancelled):
         host.sample(request, Stop())
