@@ -28,10 +28,12 @@ def a1111(monkeypatch: pytest.MonkeyPatch) -> A1111:
     return A1111(monkeypatch)
 
 
+@pytest.mark.parametrize("solo", [0, 1])
 @pytest.mark.parametrize("prompts", [["two"], ["two", "two"], ["x AND y z", "two"], ["two", "x AND y AND z", "one"]])
-def test_rows_are_told_apart_however_the_batch_is_cut(a1111: A1111, prompts: list[str]) -> None:
+def test_rows_are_told_apart_however_the_batch_is_cut(a1111: A1111, prompts: list[str], solo: int) -> None:
     p = Processing(prompts, ["bad"] * len(prompts))
-    session, x = a1111.session(halves(), p), latents(len(prompts))
+    spec = halves(iso={"solo": solo})
+    session, x = a1111.session(spec, p), latents(len(prompts))
 
     def run() -> None:
         session.start_pass(p, x)
@@ -40,15 +42,15 @@ def test_rows_are_told_apart_however_the_batch_is_cut(a1111: A1111, prompts: lis
             assert same(a1111.evaluate(session, p, x, together=False, chunk=chunk), whole)
         conditional = a1111.evaluate(session, p, x, skip=True)
         assert same(conditional, whole[: len(conditional)])
+        session.stop(p)  # one generation samples at a time
         for picture in range(len(prompts)):
             alone = Processing([prompts[picture]], ["bad"])
-            other = a1111.session(halves(), alone)
+            other = a1111.session(spec, alone)
             other.start_pass(alone, x[picture : picture + 1])
             single = a1111.evaluate(other, alone, x[picture : picture + 1])
             rows = [k for k, owner in enumerate(owners(prompts)) if owner == picture]
             assert same(single, whole[rows])
             other.stop(alone)
-            session.start_pass(p, x)
 
     p.sample(run)
     assert hooks(a1111.unet) == 0
@@ -127,11 +129,58 @@ def test_equal_texts_are_encoded_once(a1111: A1111) -> None:
     assert sorted(a1111.shared.sd_model.encoded) == ["a red cat", "dog", "one blue bird in a tree"]
 
 
+@pytest.mark.parametrize("boxes", [1, 2])
+def test_solo_halves_are_two_pictures(a1111: A1111, boxes: int) -> None:
+    """Whether the canvas is asked as well (one box) or the first half in its place; the cursor counts it once."""
+    p = Processing(["two", "three"], ["bad", "bad"])
+    spec = halves(iso={"solo": 0.5})
+    spec["regions"] = spec["regions"][:boxes]
+    session, x = a1111.session(spec, p), latents(2)
+    seen: list[Tensor] = []
+
+    def run() -> None:
+        session.start_pass(p, x)
+        seen.extend(a1111.evaluate(session, p, x, step) for step in (0, 1))
+        seen.append(a1111.evaluate(session, p, x, 2))
+        session.start_pass(p, x)
+        seen.append(a1111.evaluate(session, p, x, 0, together=False, chunk=1))
+
+    p.sample(run)
+    assert hooks(a1111.unet) == 0
+    assert "Regional notes" not in p.extra_generation_params
+    for output in (seen[0], seen[1], seen[3]):
+        for k, region in enumerate(spec["regions"]):
+            left = slice(4 * k, 4 * k + 4)
+            for rows, text in ((slice(0, 2), region["prompt"]), (slice(2, 4), region["neg"])):
+                alone = a1111.unet(x[..., left], torch.full((2,), 0.3), encode_words(text).expand(2, -1, -1))
+                assert same(output[rows][..., left], alone)
+    usual = a1111.session({**spec, "iso": {}}, other := Processing(["two", "three"], ["bad", "bad"]))
+    other.sample(lambda: (usual.start_pass(other, x), seen.append(a1111.evaluate(usual, other, x, 2))))
+    assert torch.equal(seen[2], seen[4])
+    if boxes == 1:
+        assert torch.equal(seen[0][..., 4:], seen[4][..., 4:])
+
+
+def test_a_control_net_makes_solo_stand_aside(a1111: A1111) -> None:
+    """It has its own `forward` on the model and hints as large as the picture."""
+    p, x = Processing(["two"], ["bad"]), latents(1)
+    unet, seen = a1111.unet, []
+    plain, hint = unet.forward, noise(1, 8, 8, 8, seed=44)
+    unet.forward = lambda x, *given, **named: plain(x, *given, **named) + hint
+    for spec in (halves(), halves(iso={"solo": 1})):
+        session = a1111.session(spec, p)
+        p.sample(lambda s=session: (s.start_pass(p, x), seen.append(a1111.evaluate(s, p, x))))
+    assert torch.equal(*seen)
+    assert "pictures of their own" in p.extra_generation_params["Regional notes"]
+    assert hooks(unet) == 0
+
+
+@pytest.mark.parametrize("solo", [0, 1])
 @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt, None])
-def test_nothing_stays_behind(a1111: A1111, fault: type[BaseException] | None) -> None:
+def test_nothing_stays_behind(a1111: A1111, fault: type[BaseException] | None, solo: int) -> None:
     p = Processing(["two"], ["bad"])
     before = dict(vars(p))
-    session, x = a1111.session(halves(iso={"s": 0.5, "min": 1}), p), latents(1)
+    session, x = a1111.session(halves(iso={"s": 0.5, "min": 1, "solo": solo}), p), latents(1)
 
     def run() -> None:
         session.start_pass(p, x)
@@ -148,6 +197,24 @@ def test_nothing_stays_behind(a1111: A1111, fault: type[BaseException] | None) -
     assert hooks(a1111.unet) == 0
     assert "sample" not in vars(p)
     assert set(vars(p)) == set(before)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_error_inside_a_crop_leaves_no_hook(a1111: A1111, which: int) -> None:
+    p = Processing(["two"], ["bad"])
+    session, x = a1111.session(halves(iso={"solo": 1}), p), latents(1)
+    asked: list[int] = []
+
+    def explode(*_: object) -> None:
+        asked.append(1)
+        if len(asked) > which:
+            raise RuntimeError
+
+    inner = a1111.unet.middle_block.attention.register_forward_pre_hook(explode)
+    with pytest.raises(RuntimeError):
+        p.sample(lambda: (session.start_pass(p, x), a1111.evaluate(session, p, x)))
+    inner.remove()
+    assert hooks(a1111.unet) == 0
 
 
 def test_hires_pass_has_its_own_size_and_texts_and_may_start_twice(a1111: A1111) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "regional"))
 
+from fake_webui import encode_words
 from regional_drivers import Forge, Patcher, halves, latents, same
 from regional_toys import WIDTH, attend, hooks, noise
 
@@ -23,9 +24,10 @@ def forge(monkeypatch: pytest.MonkeyPatch) -> Forge:
     return Forge(monkeypatch)
 
 
-def test_forge_rows_in_every_order(forge: Forge) -> None:
+@pytest.mark.parametrize("solo", [0, 1])
+def test_forge_rows_in_every_order(forge: Forge, solo: int) -> None:
     p = forge.processing(["two", "three"])
-    session, x = forge.session(halves(), p), latents(2)
+    session, x = forge.session(halves(iso={"solo": solo}), p), latents(2)
 
     def run() -> None:
         session.start_pass(p, x)
@@ -35,6 +37,46 @@ def test_forge_rows_in_every_order(forge: Forge) -> None:
 
     p.sample(run)
     assert hooks(forge.unet) == 0
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("boxes", [1, 2])
+def test_forge_solo_halves_are_two_pictures(forge: Forge, boxes: int, replaced: bool) -> None:
+    """Also where another extension answers in place of a layer: it is asked for the crop with the region's text."""
+    seen: list[tuple[int, ...]] = []
+
+    def instead(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+        seen.append(tuple(q.shape))
+        return attend(q, k, v)
+
+    if replaced:
+        forge.patcher.set_model_attn2_replace(instead, "input", 1)
+    spec = halves(iso={"solo": 1})
+    spec["regions"] = spec["regions"][:boxes]
+    p, x = forge.processing(["two"]), latents(1)
+    session = forge.session(spec, p)
+    found: list[Tensor] = []
+    p.sample(lambda: (session.start_pass(p, x), found.append(forge.run_chunks(session, p, x, [1, 0], [2]))))
+    assert hooks(forge.unet) == 0
+    assert "Regional notes" not in p.extra_generation_params
+    assert bool(seen) == replaced
+    for k, region in enumerate(spec["regions"]):
+        half = x[..., 4 * k : 4 * k + 4]
+        for row, text in enumerate((region["prompt"], region["neg"])):
+            alone = forge.unet(half, encode_words(text)[None], {})
+            assert same(found[0][row : row + 1, ..., 4 * k : 4 * k + 4], alone)
+
+
+def test_forge_hints_as_large_as_the_picture_make_solo_stand_aside(forge: Forge) -> None:
+    outputs = []
+    for solo in (0, 1):
+        forge.model.forge_objects.unet = Patcher(SimpleNamespace(diffusion_model=forge.unet))
+        forge.patcher.model_options["transformer_options"]["hints"] = {"input": [noise(1, 4, 8, 8)]}
+        p, x = forge.processing(["two"]), latents(1)
+        session = forge.session(halves(iso={"solo": solo}), p)
+        p.sample(lambda s=session, q=p, z=x: (s.start_pass(q, z), outputs.append(forge.run_chunks(s, q, z, [0], [1]))))
+    assert torch.equal(*outputs)
+    assert "ControlNet" in p.extra_generation_params["Regional notes"]
 
 
 def test_forge_swapped_prompts_swap_the_halves(forge: Forge) -> None:

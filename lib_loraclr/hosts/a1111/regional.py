@@ -63,8 +63,8 @@ class A1111Pass:
         self._cursor = 0
         self._progress = 0.0
         self._scale = 1.0
-        self._handles = [
-            unet.register_forward_pre_hook(self._before, with_kwargs=True),
+        self._handles = [  # before the runtime's own hooks, which need to know whose rows these are
+            unet.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
             unet.register_forward_hook(self._after, always_call=True),
         ]
 
