@@ -1,9 +1,10 @@
-"""What each part of the default merge is worth: one option at a time, everything else as it is.
+"""What each part of the default method is worth: one option at a time, everything else as it is.
 
     python benchmarks/ablation.py              every value, three draws of eight characters; goes on after a stop
     python benchmarks/ablation.py --reduced    three values an option, one draw of four, four pictures a concept
 
-Writes DIR/ablation.json after every unit: the rows of fidelity.json with `parameter` and `value` (null: the default),
+Options of the solve are compared as solved, without the distillation that would make up for them; `distill` (steps) and
+`distilled weight` (of the push, 0 is gradient fusion) with it. Writes DIR/ablation.json after every unit: the rows of fidelity.json with `parameter` and `value` (null: the default),
 and at the end one curve per parameter (PNG) and DIR/ablation.html.
 """
 
@@ -40,24 +41,30 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "sampling_steps": (3, 5, 10, 20),
     "prompts": (1, 2, 4, 8),
     "rank": ("exact", "4", "8", "16", "32", "energy=0.99", "energy=0.95"),
+    "distill": (0, 100, 200, 400, 800),
+    "distilled weight": (0.0, 1.0),
 }
 REDUCED_VALUES = {name: values[:: max(1, len(values) // 2)] for name, values in VALUES.items()}
 COUNT, REDUCED_COUNT = 8, 4
 
 
 def way_of(parameter: str, value: Any) -> Way:
-    """The default merge with one thing changed."""
+    """The default method with one thing changed."""
+    if parameter == "distill":
+        return Way(DEFAULT_METHOD, {parameter: value}, preset="best") if value else Way(DEFAULT_METHOD)
+    if parameter.startswith("distilled "):
+        return Way(DEFAULT_METHOD, {parameter.removeprefix("distilled "): value}, preset="best")
     if parameter in ("rank", "inputs"):
         return replace(Way(DEFAULT_METHOD), **{parameter: value})
     return Way(DEFAULT_METHOD, {parameter: value})
 
 
 def default_of(parameter: str) -> Any:
-    """What the default merge has."""
+    """What the default method has."""
     from lib_loraclr.jobs.settings import JOB_OPTIONS
 
     known = {option.name: option.default for option in JOB_OPTIONS} | complete_options(DEFAULT_METHOD, {})
-    return {"rank": "exact", "inputs": INPUTS[0], **known}[parameter]
+    return {"rank": "exact", "inputs": INPUTS[0], **known}[parameter.removeprefix("distilled ")]
 
 
 def ablation_units(study: Study, count: int, values: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any, Unit]]:
@@ -70,7 +77,8 @@ def ablation_units(study: Study, count: int, values: Mapping[str, Sequence[Any]]
         found += [("default", None, Unit(Way(DEFAULT_METHOD), names, count, draw))]
         for parameter, chosen in values.items():
             for value in chosen:
-                way = Way(DEFAULT_METHOD) if value == default_of(parameter) else way_of(parameter, value)
+                plain = not parameter.startswith("distill") and value == default_of(parameter)
+                way = Way(DEFAULT_METHOD) if plain else way_of(parameter, value)
                 found.append((parameter, value, Unit(way, names, count, draw)))
     return found
 

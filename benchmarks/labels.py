@@ -8,11 +8,11 @@ from typing import Any
 NAMES = {
     "single": "single LoRAs", "sum": "stacked sum", "average": "average", "svd": "SVD", "ties": "TIES", "dare": "DARE",
     "knots": "KnOTS", "gradient-fusion-lbfgs": "gradient fusion, LBFGS", "gradient-fusion": "gradient fusion",
-    "loraclr": "LoRACLR", "contrastive": "contrastive (default)", "orthogonal-adaptation": "orthogonal adaptation",
+    "loraclr": "LoRACLR", "contrastive": "contrastive", "orthogonal-adaptation": "orthogonal adaptation",
 }  # fmt: skip
 SHORT = {
     ("gradient-fusion", "published True"): "gradient fusion, as published",
-    ("contrastive", "preset best"): "contrastive, preset best",
+    ("contrastive", "preset best"): "contrastive, distilled (default)",
     ("loraclr", "precision fp32"): "LoRACLR, float32",
     ("loraclr", "precision fp16"): "LoRACLR, as its program runs",
 }
@@ -25,7 +25,7 @@ def label(method: str, options: Mapping[str, Any]) -> str:
     plain = NAMES.get(method, method)
     if not details:
         return plain
-    return SHORT.get((method, details)) or f"{plain.removesuffix(' (default)')} ({details})"
+    return SHORT.get((method, details)) or f"{plain} ({details})"
 
 
 def is_main(row: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from lib_loraclr.hosts.ports import Progress
 from lib_loraclr.jobs.evaluation.painting import stacked
 from lib_loraclr.jobs.inputs import host_shapes, read_files, weighted_deltas
 from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.options import DEFAULT_METHOD, LoraChoice, MergeOptions
+from lib_loraclr.jobs.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions
 from lib_loraclr.jobs.settings import plan_of
 
 MODEL_FREE = ("sum", "average", "svd", "ties", "dare", "knots")
@@ -28,9 +28,9 @@ Updates = Mapping[str, Delta]
 
 @dataclass(frozen=True)
 class Way:
-    """One line of the tables. `main` ways are in the short study and in the figures.
+    """One line of the tables: as solved layer by layer, unless `preset` says that it is distilled then.
 
-    `rank`, `preset` and `inputs` are not options of a method: the rank of the file, the preset of the merge, and whose
+    `main` ways are in the short study and in the figures. `rank`, `preset` and `inputs` are not options of a method: the rank of the file, the preset of the merge, and whose
     inputs the solver sees.
     """
 
@@ -59,6 +59,8 @@ class Way:
             return {"method": self.method, **self.shown}
         options = MergeOptions((LoraChoice(Path("x")),), Path("x"), method=self.method, option=dict(self.options))
         complete = dict(plan_of(options).options.option)
+        if self.preset != "best":
+            complete.pop("distill", None)  # nothing is distilled
         return {"method": self.method, **complete, "rank": self.rank, "preset": self.preset, "inputs": self.inputs}
 
 
@@ -67,7 +69,12 @@ PUBLISHED = {"published": True}
 
 def study_ways() -> list[Way]:
     """The methods of the fidelity study, the important ones first: an unfinished study is a shorter one."""
-    ways = [Way(DEFAULT_METHOD), Way(DEFAULT_METHOD, preset="best"), Way("sum"), Way("gradient-fusion", PUBLISHED)]
+    ways = [
+        Way(DEFAULT_METHOD, preset=DEFAULT_PRESET),
+        Way(DEFAULT_METHOD),
+        Way("sum"),
+        Way("gradient-fusion", PUBLISHED),
+    ]
     ways += [Way("gradient-fusion")]
     ways += [Way("loraclr", {"precision": precision}) for precision in ("fp32", "fp16")]
     ways += [Way("gradient-fusion-lbfgs"), *(Way(name) for name in MODEL_FREE[1:])]

@@ -23,6 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW, MANY = 2, 12
+SHORT = ("--option", "distill=10")  # more steps take time, not memory
 
 
 def merge(name: str, concepts: Sequence[dict[str, Any]], folder: Path, cache: str, *extra: str) -> dict[str, Any]:
@@ -61,10 +62,10 @@ def measure(concepts: Sequence[dict[str, Any]], count: int) -> dict[str, Any]:
             merge("first", some, folder, "a"),
             merge("other cache", some, folder, "b"),
             merge("again", some, folder, "a"),
-            merge("margin", some, folder, "a", "--option", "margin=1.5"),
+            merge("margin", some, folder, "a", "--option", "margin=1.2"),
             merge("rank", some, folder, "a", "--rank", "16"),
-            merge("few", concepts[:FEW], folder, "c", "--method", "gradient-fusion"),
-            merge("many", concepts[:MANY], folder, "d", "--method", "gradient-fusion"),
+            merge("few", concepts[:FEW], folder, "c", "--method", "gradient-fusion", *SHORT),
+            merge("many", concepts[:MANY], folder, "d", "--method", "gradient-fusion", *SHORT),
         ]
     by_name = {row["run"]: row for row in rows}
     first = by_name["first"]

@@ -2,8 +2,8 @@
 
     python miniature/demo.py [--pictures N]
 
-Writes into outputs/: merged.safetensors, merged-best.safetensors, gradient-fusion.safetensors (as published, for
-comparison), merged.report.json, merged.report.html, demo.png (the grid) and demo.json (the figures behind it).
+Writes into outputs/: merged.safetensors, merged-full.safetensors (the preset full) and gradient-fusion.safetensors (as
+published), both for comparison, merged.report.json, merged.report.html, demo.png (the grid) and demo.json (the figures behind it).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from lib_loraclr.core.errors import LoraclrError  # noqa: E402
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint  # noqa: E402
 from lib_loraclr.jobs.generate import Painter  # noqa: E402
 from lib_loraclr.jobs.merge import merge  # noqa: E402
-from lib_loraclr.jobs.options import LoraChoice, MergeOptions  # noqa: E402
+from lib_loraclr.jobs.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions  # noqa: E402
 from lib_loraclr.jobs.outcome import MergeOutcome  # noqa: E402
 from miniature.measure import Meter  # noqa: E402
 
 BATCH = 16
 SEED = 1000
-COLUMNS = ("single LoRA", "stacked sum", "gradient fusion\nas published", "our default", "preset best")
+COLUMNS = ("single LoRA", "stacked sum", "gradient fusion\nas published", "preset full", "our default")
 MUTE = (96, 104, 115)
 INK = (28, 33, 40)
 
@@ -80,7 +80,7 @@ class Demo:
         return self._host
 
     def merge(
-        self, stem: str, method: str, option: dict[str, Any], *, preset: str = "full", report: bool = False
+        self, stem: str, method: str, option: dict[str, Any], *, preset: str, report: bool = False
     ) -> MergeOutcome:
         """Merge all concepts into outputs/<stem>.safetensors."""
         lora = tuple(
@@ -129,7 +129,7 @@ class Demo:
             self.meter.nearest(vectors, self.references) == index,
         )
 
-    def paint_all(self, published: Path, merged: Path, best: Path) -> list[list[Cell]]:
+    def paint_all(self, published: Path, full: Path, merged: Path) -> list[list[Cell]]:
         """Cells [concept][way] in the order of `COLUMNS`."""
         files = [self.folder / concept["file"] for concept in self.concepts]
         stack = " ".join(f"<lora:{file}:1>" for file in files)
@@ -140,7 +140,7 @@ class Demo:
             painter = Painter(host)
             for index, concept in enumerate(self.concepts):
                 self.progress.phase(f"Painting {concept['name']}", steps)
-                tags = [f"<lora:{file}:1>" for file in (files[index], published, merged, best)]
+                tags = [f"<lora:{file}:1>" for file in (files[index], published, full, merged)]
                 rows.append([self.paint(painter, index, tag) for tag in (tags[0], stack, *tags[1:])])
         return rows
 
@@ -208,29 +208,29 @@ def figures(demo: Demo, rows: Sequence[Sequence[Cell]], outcome: MergeOutcome) -
 
 def tell(demo: Demo, rows: Sequence[Sequence[Cell]], outcome: MergeOutcome, seconds: float) -> str:
     """What happened, in plain words."""
-    single, stacked, _, ours, best = means(rows)
+    single, stacked, _, full, ours = means(rows)
     names = [title.replace("\n", " ") for title in COLUMNS]
     lines = [
         (concept["name"], *(float(cell.cosines.mean()) for cell in row))
         for concept, row in zip(demo.concepts, rows, strict=True)
     ]
     lines.append(("mean", *(mean["cosine"] for mean in means(rows))))
-    capture, solve = outcome.seconds["capture"], outcome.seconds["solve"]
+    capture, distill = outcome.seconds["capture"], outcome.seconds.get("distill", 0.0)
     return f"""
 {table(("identity", *names), lines)}
 
 What this did: {len(demo.concepts)} LoRAs, one character each, became one file. The model was watched while it drew each
-character (capture, {capture:.0f} s), then one update was solved for that does what each LoRA does to its own
-character's features (solve, {solve:.0f} s). The table compares {demo.pictures} pictures a character and way with the
-character's references: 1 is the same person, 0 a stranger. Stacking all LoRAs in one prompt leaves
-{stacked["cosine"]:.2f}; the merged file has {ours["cosine"]:.2f} of the single LoRAs' {single["cosine"]:.2f}, that is \
-{ours["cosine"] / single["cosine"]:.0%}.
-With the preset best the merged file then learned what each LoRA makes the model predict: that one has
-{best["cosine"]:.2f}, {best["cosine"] / single["cosine"]:.0%}.
+character (capture, {capture:.0f} s), one update was solved for that does what each LoRA does to its own character's
+features, and then it learned what each LoRA makes the whole model predict (distillation, {distill:.0f} s). The table
+compares {demo.pictures} pictures a character and way with the character's references: 1 is the same person, 0 a stranger.
+Stacking all LoRAs in one prompt leaves {stacked["cosine"]:.2f}; the merged file has {ours["cosine"]:.2f} of the single \
+LoRAs' {single["cosine"]:.2f}, that is
+{ours["cosine"] / single["cosine"]:.0%}; without the distillation (preset full) it would be \
+{full["cosine"] / single["cosine"]:.0%}.
 Whole demo: {seconds / 60:.1f} minutes.
 
   {outcome.out}   the merged LoRA
-  {demo.out / "merged-best.safetensors"}   the same with the preset best
+  {demo.out / "merged-full.safetensors"}   the same without distillation
   {demo.out / "demo.png"}   the pictures
   {demo.out / "merged.report.html"}   the report, for a browser
   {demo.out / "demo.json"}   the figures
@@ -261,13 +261,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"Merging {len(demo.concepts)} LoRAs of the miniature into {given.out / 'merged.safetensors'} …", flush=True
         )
-        outcome = demo.merge("merged", "contrastive", {}, report=True)
-        print("The same with the preset best …", flush=True)
-        best = demo.merge("merged-best", "contrastive", {}, preset="best")
+        outcome = demo.merge("merged", DEFAULT_METHOD, {}, preset=DEFAULT_PRESET, report=True)
+        print("The same without distillation, for comparison …", flush=True)
+        full = demo.merge("merged-full", DEFAULT_METHOD, {}, preset="full")
         print("Gradient fusion as published, for comparison …", flush=True)
-        published = demo.merge("gradient-fusion", "gradient-fusion", {"published": True})
+        published = demo.merge("gradient-fusion", "gradient-fusion", {"published": True}, preset="full")
         print(f"Painting {len(demo.concepts) * len(COLUMNS) * demo.pictures} pictures …", flush=True)
-        rows = demo.paint_all(published.out, outcome.out, best.out)
+        rows = demo.paint_all(published.out, full.out, outcome.out)
     except LoraclrError as error:
         print(f"The demo could not run: {error.message} {error.file or ''}", file=sys.stderr)
         return error.exit_status

@@ -22,7 +22,8 @@ class StatisticsCache:
     """A folder of moment files, `<key>-<layers>.safetensors`, written atomically; the least recently used go first.
 
     Learned updates are `<key>-factors.safetensors`. The key says everything that decides the numbers, so a stale entry
-    cannot be found. Unreadable files are ignored and replaced. Files that this object has handed out are never evicted by it.
+    cannot be found. Unreadable files are ignored and replaced. Files that this object has handed out are never evicted
+    by it.
     """
 
     def __init__(self, folder: Path, *, limit_mib: int | None = 16384) -> None:

@@ -97,8 +97,8 @@ def _add_solution(add: Callable[..., object]) -> None:
         "--preset",
         choices=PRESETS,
         help="instant: no sampling, model-free method; text: text encoder and cross-attention keys and values only, "
-        "seconds; full: every layer, samples pictures; best: full, and then the merged LoRA learns what each LoRA makes "
-        "the whole model predict, in the time and memory of a short training (default)",
+        "seconds; full: every layer, samples pictures; best: full, and then the merged LoRA learns what each LoRA "
+        "makes the whole model predict, in the time and memory of a short training (default)",
     )
     add(
         "--rank",

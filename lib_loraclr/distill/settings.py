@@ -17,10 +17,10 @@ class DistillSettings:
     """
 
     steps: int = 0
-    rate: float = 0.02
+    rate: float = 0.03
     rows: int = 12
     neutral_every: int = 4
     pictures: int = 8
     neutral: int = 16
-    levels: int = 8
+    levels: int = 16
     cfg_scale: float = 4.0

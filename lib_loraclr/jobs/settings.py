@@ -29,7 +29,7 @@ JOB_OPTIONS: tuple[Option, ...] = (
     Option(
         "memory_budget", _DEFAULT.memory_budget_mib, "MiB of statistics held at a time; less samples more often.", 1
     ),
-    Option("distill", 200, "Preset best: steps in which the merge then learns the LoRAs' predictions.", 0, 10000),
+    Option("distill", 400, "Preset best: steps in which the merge then learns the LoRAs' predictions.", 0, 10000),
 )
 
 

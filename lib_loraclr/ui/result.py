@@ -18,8 +18,8 @@ HALF = 0.5
 LEVELS = ((0.75, "good", "well"), (HALF, "fair", "mostly"), (0.2, "poor", "partly"), (-math.inf, "poor", "lost"))
 LOW = "Less than half of a concept is kept. The preset Best, more refinement rounds, a higher rank or fewer LoRAs help."
 UNMEASURED = (
-    "This method only does arithmetic on the files, so nothing was measured on the model. The presets Text, Full and Best "
-    "measure what is kept."
+    "This method only does arithmetic on the files, so nothing was measured on the model. The presets Text, Full and "
+    "Best measure what is kept."
 )
 EXPLAIN = (
     "Kept: share of the LoRA's own effect that the merge reproduces, on prompts that the solver did not see. Drift: "

@@ -23,7 +23,7 @@ from benchmarks.world import World
 from lib_loraclr.core.methods import METHODS, complete_options
 from lib_loraclr.jobs.evaluation.folder import EvaluationFolder
 from lib_loraclr.jobs.evaluation.painting import paint, stacked
-from lib_loraclr.jobs.options import DEFAULT_METHOD
+from lib_loraclr.jobs.options import DEFAULT_METHOD, DEFAULT_PRESET
 
 FIELDS = ["method", "options", "n", "draw", "text", "image", "identity_cosine", "identity_rate",
           "worst_identity_cosine", "drift"]  # fmt: skip
@@ -148,7 +148,7 @@ def test_all_methods_are_compared_once() -> None:
     names = {way.method for way in ways}
     assert set(METHODS) <= names
     assert {"loraclr", "gradient-fusion-lbfgs", "orthogonal-adaptation"} <= names
-    assert ways[0] == Way(DEFAULT_METHOD)
+    assert ways[0] == Way(DEFAULT_METHOD, preset=DEFAULT_PRESET)
     assert len({way.label for way in ways}) == len(ways)
     switched = [way for way in ways if {"anchor", "rounds", "balance"} <= set(way.options)]
     # three methods, eight combinations each; those that are a method's default are there already
@@ -208,6 +208,8 @@ def test_the_ablation_changes_one_thing(toy: World, tmp_path: Path) -> None:
         assert default_of(parameter) in values, f"{parameter}: the default must be on its curve"
         for value in values:
             way = way_of(parameter, value)
+            if parameter.startswith("distill") and value:
+                assert way.preset == "best"
             complete = way.identity(toy)
             same = [name for name, default in defaults.items() if complete[name] == default]
             assert len(same) >= len(defaults) - 1

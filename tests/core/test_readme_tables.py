@@ -74,7 +74,7 @@ def test_identity_by_method_and_number(tables):
     assert lines[0] == "| method | N = 2 | N = 12 |"
     assert lines[2] == "| single LoRAs | 0.600 | 0.700 |"
     # mean of .5 and .54, standard deviation .04 / sqrt 2 = .0283
-    assert lines[3] == "| contrastive (default) | 0.520 ± 0.028 | 0.400 |"
+    assert lines[3] == "| contrastive | 0.520 ± 0.028 | 0.400 |"
     assert lines[4] == "| LoRACLR, as its program runs | 0.100 | - |"
     assert len(lines) == 5, "variants have a table of their own"
 
@@ -84,7 +84,7 @@ def test_every_measure_at_the_largest_number(tables):
     assert lines[0] == "| method | text | image | identity | recognised | worst identity | drift |"
     assert lines[2:] == [
         "| single LoRAs | 0.900 | - | 0.700 | 1.000 | 0.600 | 0.250 |",
-        "| contrastive (default) | 0.900 | - | 0.400 | 1.000 | 0.300 | 0.250 |",
+        "| contrastive | 0.900 | - | 0.400 | 1.000 | 0.300 | 0.250 |",
     ]
     assert tables.fidelity_variants(ROWS).splitlines()[2].startswith("| contrastive (anchor 0.0) | 0.900 | - | 0.200 |")
 
@@ -99,7 +99,7 @@ def test_ablation_and_combinations(tables):
     assert "0.520 ± 0.028" in lines[1]
     mixed = [{"combination": "objects", **ROWS[0]}, {"combination": "objects", **ROWS[2]}]
     assert [line.split(" | ")[0] for line in tables.combinations(mixed).splitlines()[2:]] == [
-        "| objects: single LoRAs", "| objects: contrastive (default)",
+        "| objects: single LoRAs", "| objects: contrastive",
     ]  # fmt: skip
 
 
