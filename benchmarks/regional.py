@@ -156,7 +156,7 @@ def goals(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
     for count, ways in identity_table(results).items():
         plain, regions, near = ways["plain prompt"], ways["regions"], ways["single"].each - 0.05
         pairs = [("each", regions.each, 2 * plain.each), ("everyone", regions.everyone, 2 * plain.everyone)]
-        pairs += [(f"{way}, each", ways[way].each, near) for way in ("regions", "regions, isolated")]
+        pairs += [(f"{way}, each", seen.each, near) for way, seen in ways.items() if way.startswith("regions")]
         found += [(f"{count} subjects, {what}: {rate:.3f}, at least {least:.3f}", rate >= least)
                   for what, rate, least in pairs]  # fmt: skip
     return found

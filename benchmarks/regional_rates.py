@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-WAYS = ("plain prompt", "regions", "regions, isolated", "single")
+WAYS = ("plain prompt", "regions", "regions, isolated", "regions, solo", "single")
 SUBJECTS = (2, 3)
 
 
@@ -19,13 +19,15 @@ class Seen(NamedTuple):
 
 
 def identity_table(results: Mapping[str, Any]) -> dict[int, dict[str, Seen]]:
-    """Number of subjects -> way -> what was seen; empty without a measurement."""
+    """Number of subjects -> way that was measured -> what was seen; empty without a measurement."""
     canvases = results.get("identity", {}).get("canvases", ())
     table: dict[int, dict[str, Seen]] = {}
     for count in SUBJECTS if canvases else ():
         table[count] = {}
         for way in WAYS:
             mine = [one for one in canvases if (one["subjects"], one["way"]) == (count, way)]
+            if not mine:
+                continue
             right = [[a == b for a, b in zip(one["wanted"], one["seen"], strict=True)] for one in mine]
             cosine = [value for one in mine for value in one["cosine"]]
             table[count][way] = Seen(

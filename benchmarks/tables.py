@@ -190,7 +190,7 @@ def regional_identity(result: Mapping[str, Any]) -> str:
     table = identity_table(result)
     if not table:
         return ""
-    ways = table[min(table)]
+    ways = [way for way in table[min(table)] if all(way in seen for seen in table.values())]
     return _table(
         [f"{result['identity']['seeds']} seeds", *(f"{count} subjects: each / everyone / identity" for count in table)],
         (

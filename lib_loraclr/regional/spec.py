@@ -58,7 +58,7 @@ class Region:
     )  # fmt: skip
     steps: tuple[float, float] = span("steps", "when the region acts, as shares of the sampling run")
     cfg: float | None = number("cfg", None, "its own CFG scale; null: the picture's", 0.0, 100.0, optional=True)
-    isolate: bool = flag("iso", True, "whether self-attention isolation is for this region too")
+    isolate: bool = flag("iso", True, "whether isolation is for this region too")
     concept: str = text("concept", "", "concept of a merged file that stands here")
     loras: tuple[RegionLora, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=_no_extra)  # unknown keys, kept as they came

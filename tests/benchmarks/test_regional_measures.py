@@ -43,7 +43,7 @@ def test_rates_by_hand() -> None:
     assert {way: seen.each for way, seen in table[2].items()} == {
         "plain prompt": 0.25, "regions": 0.5, "regions, isolated": 0.5, "single": 1.0,
     }  # fmt: skip
-    assert identity_table({}) == {}
+    assert identity_table({}) == {}  # and a way that was not painted has no line
     assert "| regions | 50% / 50% / 0.500 | 100% / 100% / 0.500 |" in regional_identity(identity(0.5))
 
 
@@ -62,6 +62,9 @@ def test_goals_by_hand() -> None:
     assert all(good for _, good in goals(identity(1.0)))
     missed = [sentence for sentence, good in goals(identity(0.25)) if not good]
     assert len(missed) == 3  # neither twice the plain rate nor near the single one, isolated or not
+    more = identity(1.0)
+    more["identity"]["canvases"].append(canvas(3, "regions, solo", list("abx"), [0.5] * 3))
+    assert [sentence.split(":")[0] for sentence, good in goals(more) if not good] == ["3 subjects, regions, solo, each"]
 
 
 def test_the_budgets_hold_for_sd15() -> None:
@@ -81,14 +84,14 @@ def test_canvases_are_painted_once(toy_folder: Path, tmp_path: Path, monkeypatch
     gallery = Gallery(toy_folder, out)
     assert [one["name"] for one in gallery.concepts] == ["zor", "kib", "vex"]  # the cat is no character
     *_, last = measure(gallery, 1, {})
-    assert (last["seeds"], len(last["canvases"])) == (1, 8)
+    assert (last["seeds"], len(last["canvases"])) == (1, 10)
     assert {(one["subjects"], one["way"]) for one in last["canvases"]} == {(n, way) for n in (2, 3) for way in WAYS}
     assert last["canvases"][0]["wanted"] == [gallery.concepts[k]["name"] for k in cast_of(0, 2, 3)]
     assert set(identity_table({"identity": last})) == {2, 3}
     gallery_picture(gallery, tmp_path / "canvases.png", seeds=(1,))
     with Image.open(tmp_path / "canvases.png") as picture:
         assert picture.mode == "P"
-        assert picture.width > 4 * 3 * 144
+        assert picture.width > 5 * 3 * 144
 
     monkeypatch.setattr(gallery, "paint", pytest.fail)
     *_, again = measure(gallery, 1, json.loads(json.dumps(last)))

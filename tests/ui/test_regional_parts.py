@@ -89,6 +89,7 @@ def axes() -> dict[str, Any]:
         ("feather", "0.1", lambda s: s.feather == 0.1),
         ("isolation", "0.5", lambda s: s.isolation.strength == 0.5),
         ("isolation end", "0.9", lambda s: s.isolation.end == 0.9),
+        ("solo", "0.3", lambda s: s.isolation.solo == 0.3),
         ("start", "0.25", lambda s: s.steps == (0.25, 1.0)),
         ("end", "0.75", lambda s: s.steps == (0.0, 0.75)),
         ("overlap", "top", lambda s: s.overlap == "top"),

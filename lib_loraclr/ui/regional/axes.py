@@ -46,6 +46,7 @@ def axis_options(option: Callable[..., Any], layouts: Callable[[], Sequence[tupl
         _axis(option, "feather", float, "feather"),
         _axis(option, "isolation", float, "iso.s"),
         _axis(option, "isolation end", float, "iso.end"),
+        _axis(option, "solo", float, "iso.solo"),
         _axis(option, "start", float, "steps.0"),
         _axis(option, "end", float, "steps.1"),
         _axis(option, "overlap", str, "overlap", choices=lambda: list(OVERLAPS)),

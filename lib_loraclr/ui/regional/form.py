@@ -81,6 +81,7 @@ GROUPS: Sequence[tuple[str, Mapping[str, tuple[str, FieldForm]]]] = (
             "iso.start": ("From", {}),
             "iso.end": ("To", {}),
             "iso.min": ("Smallest layer, cells", {"soft": 64}),
+            "iso.solo": ("Each its own picture until", {}),
             "pooled": ("SDXL: own pooled vector for every region", {}),
         },
     ),
