@@ -4,8 +4,8 @@
     python benchmarks/ablation.py --reduced    three values an option, one draw of four, four pictures a concept
 
 Options of the solve are compared as solved, without the distillation that would make up for them; `distill` (steps) and
-`distilled weight` (of the push, 0 is gradient fusion) with it. Writes DIR/ablation.json after every unit: the rows of fidelity.json with `parameter` and `value` (null: the default),
-and at the end one curve per parameter (PNG) and DIR/ablation.html.
+`distilled weight` (of the push, 0 is gradient fusion) with it. Writes DIR/ablation.json after every unit: the rows of
+fidelity.json with `parameter` and `value` (null: the default), and at the end one curve per parameter (PNG) and DIR/ablation.html.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ Updates = Mapping[str, Delta]
 class Way:
     """One line of the tables: as solved layer by layer, unless `preset` says that it is distilled then.
 
-    `main` ways are in the short study and in the figures. `rank`, `preset` and `inputs` are not options of a method: the rank of the file, the preset of the merge, and whose
-    inputs the solver sees.
+    `main` ways are in the short study and in the figures. `rank`, `preset` and `inputs` are not options of a method: the
+    rank of the file, the preset of the merge, and whose inputs the solver sees.
     """
 
     method: str

@@ -2,8 +2,9 @@
 
     python miniature/demo.py [--pictures N]
 
-Writes into outputs/: merged.safetensors, merged-full.safetensors (the preset full) and gradient-fusion.safetensors (as
-published), both for comparison, merged.report.json, merged.report.html, demo.png (the grid) and demo.json (the figures behind it).
+Writes into outputs/: merged.safetensors; for comparison merged-full.safetensors (the preset full) and
+gradient-fusion.safetensors (as published); merged.report.json, merged.report.html, demo.png (the grid) and demo.json
+(the figures behind it).
 """
 
 from __future__ import annotations
@@ -221,10 +222,10 @@ def tell(demo: Demo, rows: Sequence[Sequence[Cell]], outcome: MergeOutcome, seco
 
 What this did: {len(demo.concepts)} LoRAs, one character each, became one file. The model was watched while it drew each
 character (capture, {capture:.0f} s), one update was solved for that does what each LoRA does to its own character's
-features, and then it learned what each LoRA makes the whole model predict (distillation, {distill:.0f} s). The table
-compares {demo.pictures} pictures a character and way with the character's references: 1 is the same person, 0 a stranger.
-Stacking all LoRAs in one prompt leaves {stacked["cosine"]:.2f}; the merged file has {ours["cosine"]:.2f} of the single \
-LoRAs' {single["cosine"]:.2f}, that is
+features, and then it learned what each LoRA makes the whole model predict (distillation, {distill:.0f} s).
+The table compares {demo.pictures} pictures a character and way with the character's references: 1 is the same person,
+0 a stranger. Stacking all LoRAs in one prompt leaves {stacked["cosine"]:.2f}; the merged file has \
+{ours["cosine"]:.2f} of the single LoRAs' {single["cosine"]:.2f}, that is
 {ours["cosine"] / single["cosine"]:.0%}; without the distillation (preset full) it would be \
 {full["cosine"] / single["cosine"]:.0%}.
 Whole demo: {seconds / 60:.1f} minutes.
