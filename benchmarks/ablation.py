@@ -5,7 +5,8 @@
 
 Options of the solve are compared as solved, without the distillation that would make up for them; `distill` (steps) and
 `distilled weight` (of the push, 0 is gradient fusion) with it. Writes DIR/ablation.json after every unit: the rows of
-fidelity.json with `parameter` and `value` (null: the default), and at the end one curve per parameter (PNG) and DIR/ablation.html.
+fidelity.json with `parameter` and `value` (null: the default), and at the end one curve per parameter (PNG) and
+DIR/ablation.html.
 """
 
 from __future__ import annotations

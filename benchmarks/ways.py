@@ -28,9 +28,9 @@ Updates = Mapping[str, Delta]
 
 @dataclass(frozen=True)
 class Way:
-    """One line of the tables: as solved layer by layer, unless `preset` says that it is distilled then.
+    """One line of the tables: as solved layer by layer, unless `preset` says that it was distilled.
 
-    `main` ways are in the short study and in the figures. `rank`, `preset` and `inputs` are not options of a method: the
+    `main` ways are in the short study and in the figures. `rank`, `preset` and `inputs` are no options of a method: the
     rank of the file, the preset of the merge, and whose inputs the solver sees.
     """
 
