@@ -255,10 +255,13 @@ def test_fields_of_region_and_layout(panel: Panel) -> None:
     card.get_by_label("LoRAs only here").fill("<lora:ink:0.5> <lora:two:1:0>")
     panel.page.locator(".loraclr-settings summary").click()
     panel.page.get_by_label("Where regions overlap").select_option("top")
+    solo = panel.page.locator(".loraclr-settings .loraclr-field", has_text="Each its own picture until")
+    solo.locator("input[type=range]").fill("0.3")
+    assert solo.locator("input[type=text]").input_value() == "0.3"
     region = panel.spec()["regions"][0]
     assert (region["neg"], region["negmode"], region["rho"], region["feather"]) == ("beard", "replace", 0.7, 0.5)
     assert region["loras"] == [{"name": "ink", "te": 0.5, "unet": 0.5}, {"name": "two", "te": 1, "unet": 0}]
-    assert panel.spec()["overlap"] == "top"
+    assert (panel.spec()["overlap"], panel.spec()["iso"]) == ("top", {"solo": 0.3})
     feather.fill("")
     feather.press("Tab")
     assert "feather" not in panel.spec()["regions"][0]
