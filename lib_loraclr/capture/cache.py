@@ -9,10 +9,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from torch import Tensor, uint8
 
-from lib_loraclr.capture.stored import FORMAT, MomentFile, StoredMoment, read_factors, write_factors
+from lib_loraclr.capture.stored import FORMAT, MomentFile, StoredMoment, read_tensors, write_tensors
 from lib_loraclr.core.deltas import Delta, LowRank
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.moments import SecondMoment
@@ -21,7 +22,7 @@ from lib_loraclr.core.moments import SecondMoment
 class StatisticsCache:
     """A folder of moment files, `<key>-<layers>.safetensors`, written atomically; the least recently used go first.
 
-    Learned updates are `<key>-factors.safetensors`. The key says everything that decides the numbers, so a stale entry
+    Other tensors are `<key>-<kind>.safetensors`. The key says everything that decides the numbers, so a stale entry
     cannot be found. Unreadable files are ignored and replaced. Files that this object has handed out are never evicted
     by it.
     """
@@ -67,25 +68,25 @@ class StatisticsCache:
         self._evict()
         return stored
 
-    def find_update(self, key: str) -> dict[str, LowRank] | None:
-        """The learned update of this key, float32 on the CPU; None where there is none that can be read."""
-        path = self._factors(key)
+    def find_tensors(self, key: str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors (CPU) of this key and what was noted with them; None where there are none that can be read."""
+        path = self._named(key, kind)
         try:
-            update = read_factors(path)
+            found = read_tensors(path, kind)
         except (OSError, ValueError, InputError):
             return None
         self._use(path)
-        return update
+        return found
 
-    def store_update(self, key: str, update: Mapping[str, LowRank]) -> None:
-        """Write the float32 factors of one key. Raises InputError where the folder cannot be written or is full."""
+    def store_tensors(self, key: str, kind: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Write tensors of one key with notes (JSON data). Raises InputError where the folder cannot be written."""
         self._make_folder()
-        write_factors(self._factors(key), update)
-        self._use(self._factors(key))
+        write_tensors(self._named(key, kind), kind, tensors, notes)
+        self._use(self._named(key, kind))
         self._evict()
 
-    def _factors(self, key: str) -> Path:
-        return self.folder / f"{key}-factors.safetensors"
+    def _named(self, key: str, kind: str) -> Path:
+        return self.folder / f"{key}-{kind}.safetensors"
 
     def _make_folder(self) -> None:
         try:

@@ -67,7 +67,7 @@ def capture(
     groups: dict[str, list[list[Run]]] = {
         "concepts": [concept_runs(c, c.deltas if student is None else student, settings, round) for c in concepts],
         "neutral": [neutral_runs(concepts, student or {}, settings, round)],
-        "held_out": [_held_out_runs(c, c.deltas, settings) for c in concepts] if teacher else [],
+        "held_out": [held_out_runs(c, c.deltas, settings) for c in concepts] if teacher else [],
     }
     steps = [Lockstep(runs) for runs in zip(*groups["concepts"], strict=True)] if settings.cross else []
     if settings.cross:  # the same rows give C_i and C_ij, so that distances made of both cannot become negative
@@ -259,7 +259,8 @@ def concept_runs(
     return runs
 
 
-def _held_out_runs(concept: CaptureConcept, deltas: Mapping[str, Delta], settings: CaptureSettings) -> list[Run]:
+def held_out_runs(concept: CaptureConcept, deltas: Mapping[str, Delta], settings: CaptureSettings) -> list[Run]:
+    """What a concept is asked when a merge is judged: templates and seeds that no round has."""
     called = prompts.phrase(concept.trigger, concept.class_word)
     templates, count = prompts.templates_for(called, settings.templates).held_out, settings.held_out_prompts
     runs = [Run(prompts.filled(templates, called, 0, len(templates)), (), deltas)]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lib_loraclr.core.deltas import LowRank
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.formats.safetensors_io import SafetensorsFile, atomic_path, write_safetensors
 
 FORMAT = "loraclr-moments-2"  # 1 was float32 throughout
-FACTORS = "loraclr-factors-1"
+TENSORS = "loraclr-1-"
 
 PRECISIONS = {"F32": torch.float32, "F64": torch.float64}
 
@@ -99,23 +99,18 @@ class MomentFile:
             write_safetensors(unfinished, tensors, manifest)
 
 
-def write_factors(path: Path, update: Mapping[str, LowRank]) -> None:
-    """Write an update, `<layer>.up` (out, r) and `<layer>.down` (r, in), atomically."""
-    tensors = {f"{name}.up": delta.up for name, delta in update.items()}
-    tensors |= {f"{name}.down": delta.down for name, delta in update.items()}
+def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write tensors of a kind ("factors") with notes, JSON data, atomically."""
     with atomic_path(path, overwrite=True) as unfinished:
-        write_safetensors(unfinished, tensors, {"format": FACTORS})
+        write_safetensors(unfinished, tensors, {"format": TENSORS + kind, "notes": json.dumps(notes)})
 
 
-def read_factors(path: Path) -> dict[str, LowRank]:
-    """The update. Raises InputError, OSError or ValueError where the file is not one of factors."""
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and notes. Raises InputError, OSError or ValueError where the file is not one of this kind."""
     file = SafetensorsFile.open(path)
-    if file.metadata.get("format") != FACTORS:
-        raise ValueError(f"{path.name} is not a file of factors")
-    names = [name.removesuffix(".up") for name in file.tensors if name.endswith(".up")]
-    if {*file.tensors} != {f"{name}.{part}" for name in names for part in ("up", "down")}:
-        raise ValueError(f"{path.name} holds single factors")
-    return {name: LowRank(file.read(f"{name}.up"), file.read(f"{name}.down")) for name in names}
+    if file.metadata.get("format") != TENSORS + kind:
+        raise ValueError(f"{path.name} is not a file of {kind}")
+    return {name: file.read(name) for name in file.tensors}, json.loads(file.metadata["notes"])
 
 
 def _symmetric(name: str) -> bool:

@@ -28,7 +28,10 @@ FALLBACK = "average"  # with every second moment unknown (the identity), gradien
 
 @dataclass(frozen=True)
 class MergedLayer:
-    """A merged layer (float32, CPU), what the solver said about it, and what it keeps of each concept."""
+    """A merged layer (float32, CPU), what the solver said, and what its solution keeps of each concept.
+
+    A correction is no part of `fidelity`: it makes up in one layer for what others lose, which no layer's inputs tell.
+    """
 
     delta: Delta
     info: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +66,7 @@ def merge_layers(
     together = policy.kind in ("energy", "size")  # ranks are shared out among layers, once all are solved
     fixed = int(policy.value) if policy.kind == "fixed" else None
     solved: dict[str, LayerSolution] = {}
+    corrected: dict[str, Delta] = {}
     merged: dict[str, MergedLayer] = {}
     spectra: dict[str, Tensor] = {}
     crowded: set[str] = set()
@@ -71,33 +75,32 @@ def merge_layers(
             name, full = problem.name, partial(crowded.add, problem.name)
             if on_layer is not None:
                 on_layer(name)
-            extra = (correction or {}).get(name)
-            solved[name] = on_device(device, partial(_solve, problem, chosen, complete, seed, extra), full)
+            solution = solved[name] = on_device(device, partial(_solve, problem, chosen, complete, seed), full)
+            corrected[name] = solution.delta
+            if correction is not None and name in correction:
+                step = partial(_corrected, problem, solution.delta, correction[name])
+                corrected[name] = on_device(device, step, full)
             if together:
-                spectra[name] = on_device(device, partial(_energies, problem, solved[name]), full)
+                spectra[name] = on_device(device, partial(_energies, problem, corrected[name]), full)
             else:
-                merged[name] = on_device(device, partial(_finish, problem, solved.pop(name), fixed, measure), full)
+                step = partial(_finish, problem, solved.pop(name), corrected.pop(name), fixed, measure)
+                merged[name] = on_device(device, step, full)
         if together:
             costs = {problem.name: bytes_per_rank(problem.shape, bytes_per_value) for problem in ordered}
             ranks = allocate(policy, spectra, costs)
             for problem in ordered:
                 name, full = problem.name, partial(crowded.add, problem.name)
-                finish = partial(_finish, problem, solved.pop(name), ranks[name], measure)
-                merged[name] = on_device(device, finish, full)
+                step = partial(_finish, problem, solved.pop(name), corrected.pop(name), ranks[name], measure)
+                merged[name] = on_device(device, step, full)
     for name in crowded:
         merged[name].info["on_cpu"] = True
     return merged
 
 
 def _solve(
-    problem: LayerProblem,
-    method: MergeMethod,
-    options: Mapping[str, Any],
-    seed: int,
-    correction: Delta | None,
-    device: torch.device | str,
+    problem: LayerProblem, method: MergeMethod, options: Mapping[str, Any], seed: int, device: torch.device | str
 ) -> LayerSolution:
-    """The method's solution, or the fallback's where there are no statistics, corrected; float32 on the CPU."""
+    """The method's solution, or the fallback's where there are no statistics; float32 on the CPU."""
     fallback = get_method(FALLBACK) if method.needs_statistics and problem.statistics is None else None
     try:
         if fallback is not None:
@@ -108,35 +111,40 @@ def _solve(
     except ArithmeticError as error:
         sentence = f"Layer {problem.name} cannot be solved: {error}; the captured features are not usable."
         raise LoraclrError("unusable-statistics", sentence, key=problem.name) from error
-    delta = solution.delta if correction is None else _corrected(problem, solution.delta, correction)
-    return replace(solution, delta=delta.to("cpu", torch.float32))
+    return replace(solution, delta=solution.delta.to("cpu", torch.float32))
 
 
-def _corrected(problem: LayerProblem, delta: Delta, correction: Delta) -> Delta:
-    """Their sum at the rank of `delta`."""
-    total = add([delta, correction.to(delta.device, torch.float64)])
-    if delta.rank >= min(delta.shape):
-        return total
-    return truncate(total, delta.rank, activation_gram(problem.statistics, delta.device))
+def _corrected(problem: LayerProblem, delta: Delta, correction: Delta, device: torch.device | str) -> Delta:
+    """Their sum at the rank of `delta`, float32 on the CPU."""
+    total = add([term.to(device, torch.float64) for term in (delta, correction)])
+    if delta.rank < min(delta.shape):
+        total = truncate(total, delta.rank, activation_gram(problem.statistics, device))
+    return total.to("cpu", torch.float32)
 
 
-def _energies(problem: LayerProblem, solution: LayerSolution, device: torch.device | str) -> Tensor:
-    """What the components of the solution are worth to the layer's inputs, descending."""
-    delta = solution.delta.to(device, torch.float32)
+def _energies(problem: LayerProblem, delta: Delta, device: torch.device | str) -> Tensor:
+    """What the components of the delta are worth to the layer's inputs, descending."""
+    delta = delta.to(device, torch.float32)
     return spectrum(delta, activation_gram(problem.statistics, device))[0].cpu()
 
 
 def _finish(
-    problem: LayerProblem, solution: LayerSolution, rank: int | None, measure: bool, device: torch.device | str
-) -> MergedLayer:
-    """Truncated where a rank below the solution's own is set, measured on the layer's statistics."""
-    delta = solution.delta.to(device, torch.float32)
-    if rank is not None and rank < delta.rank:
-        delta = truncate(delta, rank, activation_gram(problem.statistics, device))
-    elif isinstance(delta, LowRank):
-        delta = balanced(delta)
-    measured = fidelity(_placed(problem, device), delta) if measure else None
+    problem: LayerProblem, solution: LayerSolution, corrected: Delta, rank: int | None, measure: bool,
+    device: torch.device | str,
+) -> MergedLayer:  # fmt: skip
+    """Truncated where a rank below its own is set; the solution measured on the layer's statistics at that rank."""
+    cut = partial(_cut, problem, rank=rank, device=device)
+    delta = cut(corrected)
+    plain = delta if corrected is solution.delta else cut(solution.delta) if measure else None
+    measured = fidelity(_placed(problem, device), plain) if measure and plain is not None else None
     return MergedLayer(delta.to("cpu", torch.float32), solution.info, measured)
+
+
+def _cut(problem: LayerProblem, delta: Delta, rank: int | None, device: torch.device | str) -> Delta:
+    delta = delta.to(device, torch.float32)
+    if rank is not None and rank < delta.rank:
+        return truncate(delta, rank, activation_gram(problem.statistics, device))
+    return balanced(delta) if isinstance(delta, LowRank) else delta
 
 
 def _placed(problem: LayerProblem, device: torch.device | str) -> LayerProblem:

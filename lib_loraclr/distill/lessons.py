@@ -50,7 +50,7 @@ def record(
 
     Call it inside `host.ready()`; LoRAs are injected by hooks, which are gone afterwards.
     """
-    rows = _Rows(host, settings, capture, progress)
+    rows = LessonMaker(host, settings, capture, progress)
     for concept in concepts:
         few = replace(capture, prompts=settings.pictures, preset="full")
         run = next(run for run in concept_runs(concept, concept.deltas, few, ROUND) if run.sampled)
@@ -62,14 +62,19 @@ def record(
     return rows.lessons()
 
 
-class _Rows:
-    """Lessons in the making."""
+class LessonMaker:
+    """Lessons in the making; `number` is that of the capture's rounds, for seeds that no other has."""
 
     def __init__(
-        self, host: DifferentiableHost, settings: DistillSettings, capture: CaptureSettings, progress: Progress
+        self,
+        host: DifferentiableHost,
+        settings: DistillSettings,
+        capture: CaptureSettings,
+        progress: Progress,
+        number: int = ROUND,
     ) -> None:
         self.host, self.settings, self.capture, self.progress = host, settings, capture, progress
-        self.generator = torch.Generator().manual_seed(capture.seed + ROUND)
+        self.generator = torch.Generator().manual_seed(capture.seed + number)
         self.signal = host.signal().double()
         self.noisy: list[Tensor] = []
         self.clean: list[Tensor] = []

@@ -14,6 +14,7 @@ class DistillSettings:
     rows       predictions compared in a step; every `neutral_every`-th is of the model without a LoRA
     pictures   drawn by each single LoRA, and `neutral` by the model alone; each is noised `levels` times
     cfg_scale  of these pictures: what users see, not what the conditional branch alone draws
+    exam       pictures a concept, noised `exam_levels` times, that tell afterwards how much was kept
     """
 
     steps: int = 0
@@ -24,3 +25,5 @@ class DistillSettings:
     neutral: int = 16
     levels: int = 16
     cfg_scale: float = 4.0
+    exam: int = 2
+    exam_levels: int = 8

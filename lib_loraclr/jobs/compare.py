@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from lib_loraclr.core.fidelity import ConceptFidelity, fidelity, summarise
+from lib_loraclr.core.fidelity import ConceptFidelity, fidelity
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.merge import MergedLayer
 from lib_loraclr.core.problem import LayerProblem, Statistics
 from lib_loraclr.hosts.ports import Progress
+from lib_loraclr.jobs.distillation import Learned
 from lib_loraclr.jobs.inputs import Concept
 from lib_loraclr.jobs.overlap import overlap_of
 from lib_loraclr.jobs.refine import problems_of, solve
@@ -19,7 +21,14 @@ from lib_loraclr.jobs.task import Task
 from lib_loraclr.version import __version__
 
 
-def build_report(plan: Plan, task: Task, merged: Mapping[str, MergedLayer], progress: Progress) -> MergeReport:
+def build_report(
+    plan: Plan,
+    task: Task,
+    merged: Mapping[str, MergedLayer],
+    learned: Learned,
+    measured: Sequence[ConceptFidelity],
+    progress: Progress,
+) -> MergeReport:
     """The report without what is only known after writing: times, memory and warnings."""
     concepts = task.acting
     return MergeReport(
@@ -38,7 +47,9 @@ def build_report(plan: Plan, task: Task, merged: Mapping[str, MergedLayer], prog
         names=[concept.name for concept in concepts],
         layers=merged,
         overlap=overlap_of(concepts),
-        variants=_variants(plan, task, merged, progress) if plan.samples else (),
+        concepts=measured,
+        by_prediction=learned.exam is not None,
+        variants=_variants(plan, task, learned, measured, progress) if plan.samples else (),
     )
 
 
@@ -58,8 +69,10 @@ def _input_row(concept: Concept) -> dict[str, Any]:
     }
 
 
-def _variants(plan: Plan, task: Task, merged: Mapping[str, MergedLayer], progress: Progress) -> list[Variant]:
-    """The same inputs merged by simpler means, each measured on the same held-out features."""
+def _variants(
+    plan: Plan, task: Task, learned: Learned, mine: Sequence[ConceptFidelity], progress: Progress
+) -> list[Variant]:
+    """The same inputs merged by simpler means, each measured on the same held-out features or questions."""
     name = plan.method.name
     published = {"published": True}
     ways: list[tuple[str, str, Mapping[str, Any], Mapping[str, Statistics]]] = [
@@ -68,18 +81,21 @@ def _variants(plan: Plan, task: Task, merged: Mapping[str, MergedLayer], progres
     ]
     if name != "gradient-fusion":
         ways.append(("gradient fusion", "gradient-fusion", plan.student_options, task.statistics.all))
-    measured = {problem.name: problem for problem in task.problems}
+    if learned.exam is not None:
+        ways.append((f"{name} without distillation", name, plan.method_options, task.statistics.all))
+    inputs = {problem.name: problem for problem in task.problems}
     found: list[Variant] = []
     for label, method, options, statistics in ways:
         problems = problems_of(task.acting, task.shapes, statistics, task.statistics.attention)
         layers = solve(
             problems, method, options, plan=plan, progress=progress, label=f"Comparing: {label}", measure=False
         )
-        found.append(Variant(label, method, options, _measure(layers, measured)))
-    mine = summarise(layer.fidelity for layer in merged.values())
+        if learned.exam is None:
+            layers = {name: replace(layer, fidelity=_measure(inputs[name], layer)) for name, layer in layers.items()}
+        found.append(Variant(label, method, options, learned.measure(task, layers)))
     return [*found, Variant(f"{name} (this merge)", name, plan.method_options, mine)]
 
 
-def _measure(layers: Mapping[str, MergedLayer], problems: Mapping[str, LayerProblem]) -> list[ConceptFidelity]:
+def _measure(problem: LayerProblem, layer: MergedLayer) -> list[ConceptFidelity] | None:
     with exact_float32():
-        return summarise(fidelity(problems[name], layer.delta) for name, layer in layers.items())
+        return fidelity(problem, layer.delta)

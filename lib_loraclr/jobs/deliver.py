@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_loraclr.core.fidelity import summarise
+from lib_loraclr.core.fidelity import ConceptFidelity
 from lib_loraclr.core.merge import MergedLayer
 from lib_loraclr.formats import FileWarning, merged_metadata, read_sidecar, write_lora, write_sidecar
 from lib_loraclr.formats.keys.tensor_keys import split_tensor_key
@@ -30,14 +30,18 @@ def deliver(
     plan: Plan,
     task: Task,
     merged: Mapping[str, MergedLayer],
+    measured: Sequence[ConceptFidelity],
     report: MergeReport | None,
     warnings: list[FileWarning],
     progress: Progress,
     watch: Stopwatch,
 ) -> MergeOutcome:
-    """The LoRA, its sidecar and the report; on any exception none of them stays."""
+    """The LoRA, its sidecar and the report, with what was `measured` of each acting concept.
+
+    On any exception none of them stays.
+    """
     options, out = plan.options, plan.options.out
-    outcomes = _outcomes(task, merged)
+    outcomes = _outcomes(task, measured)
     vectors, notes = _vectors(task, plan)
     warnings = [*warnings, *notes]
     loras = [concept.lora for concept in task.concepts]
@@ -88,9 +92,8 @@ def _sidecar_warning(out: Path, triggers: Sequence[str]) -> list[FileWarning]:
     return [FileWarning("sidecar-kept", "The sidecar was there before and stays as it is.", str(sidecar_path(out)))]
 
 
-def _outcomes(task: Task, merged: Mapping[str, MergedLayer]) -> list[ConceptOutcome]:
+def _outcomes(task: Task, measured: Sequence[ConceptFidelity]) -> list[ConceptOutcome]:
     names = [concept.name for concept in task.acting]
-    measured = summarise(layer.fidelity for layer in merged.values())
     known = {names[item.concept]: ConceptOutcome.of(item, names) for item in measured}
     return [known.get(concept.name, ConceptOutcome(concept.name)) for concept in task.concepts]
 

@@ -6,15 +6,18 @@ difference. So it is learned once for the same LoRAs, and a merge with another m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 
+from lib_loraclr.capture import StatisticsCache
 from lib_loraclr.capture.cache import digest, digest_deltas
 from lib_loraclr.core.deltas import Delta, LowRank, add
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.fidelity import ConceptFidelity, summarise
 from lib_loraclr.core.memory import out_of_memory, release_memory
-from lib_loraclr.distill import distill, record
+from lib_loraclr.core.merge import MergedLayer
+from lib_loraclr.distill import Distilled, Exam, distill, record
 from lib_loraclr.distill.lessons import sampled_steps
 from lib_loraclr.formats import FileWarning
 from lib_loraclr.hosts.ports import DifferentiableHost, Progress
@@ -26,56 +29,98 @@ from lib_loraclr.jobs.task import Task
 UNSEEN = ("held_out_prompts", "memory_budget_mib")  # capture settings that change nothing of what is learned
 
 
-def correct(
-    plan: Plan, task: Task, progress: Progress, watch: Stopwatch
-) -> tuple[dict[str, Delta] | None, list[FileWarning]]:
-    """What distillation adds to the solution of every layer; the host is as before.
+@dataclass(frozen=True)
+class Learned:
+    """What distillation adds to the solution of every layer, and the exam that tells what the whole then keeps.
 
-    None, and a warning that says why, where the memory does not suffice for a single row or gradients do not get
+    Both None, and a warning that says why, where the memory does not suffice for a single row or gradients do not get
     through the model.
     """
+
+    correction: Mapping[str, Delta] | None = None
+    exam: Exam | None = None
+    warnings: Sequence[FileWarning] = ()
+
+    def measure(self, task: Task, layers: Mapping[str, MergedLayer]) -> list[ConceptFidelity]:
+        """What these layers keep of each concept, in the predictions of the model; in its features without an exam."""
+        host = task.host
+        if self.exam is None or not isinstance(host, DifferentiableHost):
+            return summarise(layer.fidelity for layer in layers.values())
+        with host.ready():
+            return self.exam.marks(host, {name: layer.delta for name, layer in layers.items()})
+
+
+def learn(plan: Plan, task: Task, progress: Progress, watch: Stopwatch) -> Learned:
+    """Distil, or find what an earlier merge of the same LoRAs has learned; the host is as before."""
+    if not plan.distill.steps:
+        return Learned()
     with watch("solve"):
         start = solve_student(task.problems, plan, progress, "Solving for the distillation")
     try:
         with watch("distill"):
-            learned = _found(plan, task) or _learn(plan, task, start, progress)
+            learned, exam = _learned(plan, task, start, progress)
     except InputError as error:
         if error.code != "no-gradients":
             raise
-        return None, [
-            FileWarning(error.code, f"{error.message} The merge is the one before distillation.", key="preset")
-        ]
+        message = f"{error.message} The merge is the one before distillation."
+        return Learned(warnings=[FileWarning(error.code, message, key="preset")])
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
         message = "The memory was not enough for the distillation; the file is the merge before it."
-        return None, [FileWarning("memory-distill", message, key="preset")]
+        return Learned(warnings=[FileWarning("memory-distill", message, key="preset")])
     finally:
         release_memory()
-    return {name: add([learned[name], delta.scaled(-1.0)]) for name, delta in start.items()}, []
+    return Learned({name: add([learned[name], delta.scaled(-1.0)]) for name, delta in start.items()}, exam)
 
 
-def _found(plan: Plan, task: Task) -> dict[str, LowRank] | None:
-    """What an earlier merge of the same LoRAs has learned."""
-    return task.cache.find_update(_key(plan, task)) if task.cache is not None else None
-
-
-def _learn(plan: Plan, task: Task, start: Mapping[str, Delta], progress: Progress) -> Mapping[str, LowRank]:
-    host, settings = task.host, plan.distill
+def _learned(
+    plan: Plan, task: Task, start: Mapping[str, Delta], progress: Progress
+) -> tuple[Mapping[str, LowRank], Exam]:
+    """The learned update and the exam, each from the cache where it is there."""
+    host, settings, cache, key = task.host, plan.distill, task.cache, _key(plan, task)
     if not isinstance(host, DifferentiableHost):
         raise InputError("no-gradients", "This program's model gives no gradients.", key="preset")
+    assert cache is not None  # whatever samples has one
     concepts = [concept.asked for concept in task.acting]
+    exam, update = Exam.find(cache, key), _found(cache, key)
     with host.ready():
-        progress.phase("Drawing with each LoRA", sampled_steps(len(concepts), settings, plan.capture))
-        lessons = record(host, concepts, settings, plan.capture, progress)
-        progress.phase("Distilling", settings.steps)
-        found = distill(host, start, lessons, settings, progress, seed=plan.options.seed)
-    few = max(1, settings.steps // 10)
+        if exam is None:
+            exam = Exam.prepare(host, concepts, settings, plan.capture, progress)
+            exam.store(cache, key)
+        if update is None:
+            progress.phase("Drawing with each LoRA", sampled_steps(len(concepts), settings, plan.capture))
+            lessons = record(host, concepts, settings, plan.capture, progress)
+            progress.phase("Distilling", settings.steps)
+            found = distill(host, start, lessons, settings, progress, seed=plan.options.seed)
+            _tell(found, progress)
+            update = found.deltas
+            _store(cache, key, update)
+    return update, exam
+
+
+def _tell(found: Distilled, progress: Progress) -> None:
+    few = max(1, len(found.losses) // 10)
     before, after = fmean(found.losses[:few]), fmean(found.losses[-few:])
     progress.message(f"Distilled: what the merge mispredicts went from {before:.4f} to {after:.4f}.")
-    if task.cache is not None:
-        task.cache.store_update(_key(plan, task), found.deltas)
-    return found.deltas
+
+
+def _store(cache: StatisticsCache, key: str, update: Mapping[str, LowRank]) -> None:
+    tensors = {f"{name}.up": delta.up for name, delta in update.items()}
+    tensors |= {f"{name}.down": delta.down for name, delta in update.items()}
+    cache.store_tensors(key, "factors", tensors, {"layers": sorted(update)})
+
+
+def _found(cache: StatisticsCache, key: str) -> dict[str, LowRank] | None:
+    """What an earlier merge has learned; None where it is damaged, too."""
+    found = cache.find_tensors(key, "factors")
+    if found is None:
+        return None
+    tensors, notes = found
+    try:
+        return {name: LowRank(tensors[f"{name}.up"], tensors[f"{name}.down"]) for name in notes["layers"]}
+    except (KeyError, TypeError):
+        return None
 
 
 def _key(plan: Plan, task: Task) -> str:

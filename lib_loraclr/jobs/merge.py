@@ -10,7 +10,7 @@ from lib_loraclr.formats import FileWarning
 from lib_loraclr.hosts.ports import Progress
 from lib_loraclr.jobs.compare import build_report
 from lib_loraclr.jobs.deliver import deliver
-from lib_loraclr.jobs.distillation import correct
+from lib_loraclr.jobs.distillation import learn
 from lib_loraclr.jobs.meter import Stopwatch
 from lib_loraclr.jobs.opening import HostOpener
 from lib_loraclr.jobs.options import MergeOptions
@@ -34,20 +34,22 @@ def merge(options: MergeOptions, *, open_host: HostOpener, progress: Progress) -
     if options.report is not None:
         check_report_folder(options.report)
     task = prepare(plan, open_host, progress, watch)
-    correction, learned = correct(plan, task, progress, watch) if plan.distill.steps else (None, [])
+    learned = learn(plan, task, progress, watch)
     with watch("solve"):
         method, label = plan.method.name, "Solving"
         merged = solve(
             task.problems, method, plan.method_options, plan=plan, progress=progress, label=label, rank=plan.rank,
-            correction=correction,
+            correction=learned.correction,
         )  # fmt: skip
     warnings = [*name_warnings(options.out, files), *task.warnings, *_layer_warnings(merged, plan)]
-    warnings += [*_memory_warnings(task.statistics.limits, merged), *learned]
+    warnings += [*_memory_warnings(task.statistics.limits, merged), *learned.warnings]
+    with watch("report"):
+        measured = learned.measure(task, merged)
     report = None
     if options.report is not None:
         with watch("report"):
-            report = build_report(plan, task, merged, progress)
-    return deliver(plan, task, merged, report, warnings, progress, watch)
+            report = build_report(plan, task, merged, learned, measured, progress)
+    return deliver(plan, task, merged, measured, report, warnings, progress, watch)
 
 
 def _layer_warnings(merged: Mapping[str, MergedLayer], plan: Plan) -> list[FileWarning]:

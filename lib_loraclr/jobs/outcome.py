@@ -16,7 +16,8 @@ from lib_loraclr.formats import FileWarning
 class ConceptOutcome:
     """How one concept fared, on prompts the solver did not see; None where the method ran without the model.
 
-    `kept`: share of the LoRA's own response that the merge reproduces (1: all, 0: none, below 0: worse than nothing).
+    `kept`: share of the LoRA's own response that the merge reproduces (1: all, 0: none, below 0: worse than nothing),
+    in the model's predictions where the merge was distilled, else in the features of its layers.
     `nearest_other`: name of the wrong LoRA that the merge resembles most on this concept's features.
     `drift`: what the merge changes on neutral prompts, in units of what the LoRAs change on their own.
     """

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.moments import moment_dtype
+from lib_loraclr.distill.exam import exam_settings, exam_steps
 from lib_loraclr.distill.lessons import sampled_steps
 from lib_loraclr.hosts.ports import ModelInfo
 from lib_loraclr.jobs.settings import Plan
@@ -82,6 +83,7 @@ def estimate(
         pictures, steps = round(pictures * passes), round(steps * passes)
     if plan.distill.steps and not cached:
         pictures += distilled_pictures(plan, count)
+        steps += exam_steps(count, plan.distill, plan.capture)
         steps += sampled_steps(count, plan.distill, plan.capture) + plan.distill.steps
     seconds: float | None = _solve_seconds(plan, layouts, widths, model)
     measured = True
@@ -114,9 +116,12 @@ def denoising_steps(capture: CaptureSettings, concepts: int, rounds: int) -> int
 
 def distilled_pictures(plan: Plan, concepts: int) -> int:
     """The same for a distillation: guided pictures, their predictions, and a backward pass of twice a forward one."""
-    settings = plan.distill
-    lessons = (concepts * settings.pictures + settings.neutral) * (2 * plan.capture.steps + settings.levels)
-    return lessons + 3 * settings.steps * settings.rows
+    settings, exam = plan.distill, exam_settings(plan.distill)
+    lessons, asked = (
+        (concepts * one.pictures + one.neutral) * (2 * plan.capture.steps + one.levels) for one in (settings, exam)
+    )
+    answers = (concepts + 1) * (concepts * exam.pictures + exam.neutral) * exam.levels
+    return lessons + asked + answers + 3 * settings.steps * settings.rows
 
 
 def distinct_inputs(layouts: Sequence[Sequence[Layout]]) -> dict[str, int]:

@@ -115,7 +115,9 @@ def _ways(report: Mapping[str, Any]) -> str:
 def _maps(report: Mapping[str, Any]) -> str:
     names = report["overlap"]["names"]
     parts: list[str] = []
-    for field, title in (("kept_by_block", "Kept by part of the model"), ("kept_by_kind", "Kept by kind of layer")):
+    before = " before the distillation" if report["by_prediction"] else ""
+    for field, name in (("kept_by_block", "Kept by part of the model"), ("kept_by_kind", "Kept by kind of layer")):
+        title = name + before
         data = report[field]
         if data["groups"]:
             chart = heat_map(title, names, data["groups"], data["kept"], low=0, high=1)

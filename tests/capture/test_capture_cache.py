@@ -221,29 +221,28 @@ def test_digest_of_deltas_is_of_numbers_and_names() -> None:
     assert digest_deltas({"a": half}) != digest_deltas({"a": one})
 
 
-def update() -> dict[str, LowRank]:
+def tensors() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(2)
-    return {f"unet.{k}": LowRank(torch.randn(5, 2, generator=generator), torch.randn(2, 3, generator=generator))
-            for k in range(2)}  # fmt: skip
+    return {f"unet.{k}.up": torch.randn(5, 2, generator=generator) for k in range(2)}
 
 
-def test_a_learned_update_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    cache, given = StatisticsCache(tmp_path / "new"), update()
-    assert cache.find_update("k") is None
-    cache.store_update("k", given)
-    found = StatisticsCache(tmp_path / "new").find_update("k")
+def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
+    cache, given = StatisticsCache(tmp_path / "new"), tensors()
+    assert cache.find_tensors("k", "factors") is None
+    cache.store_tensors("k", "factors", given, {"layers": ["unet.0", "ü"]})
+    found = StatisticsCache(tmp_path / "new").find_tensors("k", "factors")
     assert found is not None
-    assert {name: (delta.up.tolist(), delta.down.tolist()) for name, delta in found.items()} == {
-        name: (delta.up.tolist(), delta.down.tolist()) for name, delta in given.items()
-    }
-    assert cache.find_update("other") is None
-    assert cache.find("k") == {}  # factors are no moments
+    assert {name: value.tolist() for name, value in found[0].items()} == {n: v.tolist() for n, v in given.items()}
+    assert found[1] == {"layers": ["unet.0", "ü"]}
+    assert cache.find_tensors("other", "factors") is None
+    assert cache.find_tensors("k", "exam") is None
+    assert cache.find("k") == {}  # they are no moments
 
 
-@pytest.mark.parametrize("damage", ["cut", "moments", "single", "empty"])
-def test_a_damaged_update_is_learned_again(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "moments", "empty", "notes"])
+def test_damaged_tensors_are_not_found(tmp_path: Path, damage: str) -> None:
     cache = StatisticsCache(tmp_path)
-    cache.store_update("k", update())
+    cache.store_tensors("k", "factors", tensors(), {})
     path = tmp_path / "k-factors.safetensors"
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:-4])
@@ -251,14 +250,14 @@ def test_a_damaged_update_is_learned_again(tmp_path: Path, damage: str) -> None:
         path.write_bytes(b"")
     else:
         path.unlink()
-        about = {} if damage == "moments" else {"format": "loraclr-factors-1"}
-        write_safetensors(path, {"unet.0.up": torch.ones(2, 2)}, about)
-    assert cache.find_update("k") is None
+        about = {} if damage == "moments" else {"format": "loraclr-1-factors", "notes": "{"}
+        write_safetensors(path, tensors(), about)
+    assert cache.find_tensors("k", "factors") is None
 
 
-def test_updates_are_evicted_like_moments(tmp_path: Path) -> None:
-    StatisticsCache(tmp_path).store_update("old", update())
+def test_tensors_are_evicted_like_moments(tmp_path: Path) -> None:
+    StatisticsCache(tmp_path).store_tensors("old", "factors", tensors(), {})
     os.utime(tmp_path / "old-factors.safetensors", (1, 1))
     cache = StatisticsCache(tmp_path, limit_mib=0)
-    cache.store_update("new", update())
+    cache.store_tensors("new", "factors", tensors(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["new-factors.safetensors"]

@@ -95,5 +95,5 @@ def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: in
     assert names[0] == "Reading"
     assert names[-2:] == ["Solving", "Writing"]
     assert names.count("capture") == (0 if rounds is None else rounds + 1)
-    learning = ["Solving", "Drawing", "Distilling", "Solving", "Writing"]
-    assert (names[-5:] == learning) == (preset == "best")
+    learning = ["Solving", "Asking", "Drawing", "Distilling", "Solving", "Writing"]
+    assert (names[-6:] == learning) == (preset == "best")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 from tiny_loras import QUICK, Recorder, options_for
 from torch import Tensor
 
-from lib_loraclr.capture import CaptureConcept, CaptureSettings, inject
+from lib_loraclr.capture import CaptureConcept, CaptureSettings, StatisticsCache, inject
 from lib_loraclr.core.deltas import Delta, Dense, LowRank, add
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.distill import DistillSettings, Lessons, distill, record, run
+from lib_loraclr.distill import DistillSettings, Exam, Lessons, distill, record, run
+from lib_loraclr.distill.exam import exam_steps
 from lib_loraclr.distill.lessons import sampled_steps
 from lib_loraclr.distill.run import LossScale, loss_weights
 from lib_loraclr.distill.student import Student, factored
@@ -45,6 +47,11 @@ def concepts(host: StandaloneHost, loras: list[Path]) -> list[CaptureConcept]:
         deltas, _ = weighted_deltas(lora, 3.0, 3.0, host.base_weight, None)
         found.append(CaptureConcept(path.stem, f"{path.stem} man", "man", deltas))
     return found
+
+
+@pytest.fixture
+def progress() -> Recorder:
+    return Recorder(phases=[("exam", 0)])
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +305,7 @@ def test_half_precision_keeps_gradients_that_would_vanish(tiny_sd1: Path) -> Non
     assert (vanished - exact).norm() > 0.5 * exact.norm()
 
 
-@pytest.mark.parametrize("phase", ["Drawing with each LoRA", "Distilling"])
+@pytest.mark.parametrize("phase", ["Asking each LoRA", "Drawing with each LoRA", "Distilling"])
 def test_cancel_leaves_no_file_and_no_hook(
     host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path, phase: str
 ) -> None:
@@ -322,15 +329,22 @@ def test_a_merge_with_it_differs_repeats_and_says_so(
         made[name] = merge(options, open_host=lambda checkpoint, device: host, progress=progress), progress
     files = {name: outcome.out.read_bytes() for name, (outcome, _) in made.items()}
     assert files["first"] == files["again"] == files["other cache"] != files["without"]
-    learning = ["Solving for the distillation", "Drawing with each LoRA", "Distilling", "Solving", "Writing"]
+    learning = [
+        "Solving for the distillation",
+        "Asking each LoRA",
+        "Drawing with each LoRA",
+        "Distilling",
+        "Solving",
+        "Writing",
+    ]
     phases = {name: [phase for phase, _ in progress.phases] for name, (_, progress) in made.items()}
     assert [phase for phase in phases["first"] if phase in learning] == learning
-    assert [phase for phase in phases["again"] if phase in learning] == [learning[0], *learning[3:]]
-    assert [phase for phase in phases["without"] if phase in learning] == learning[3:]
+    assert [phase for phase in phases["again"] if phase in learning] == [learning[0], *learning[4:]]
+    assert [phase for phase in phases["without"] if phase in learning] == learning[4:]
     assert "distill" in made["first"][0].seconds
     kept = {name: [concept.kept for concept in outcome.concepts] for name, (outcome, _) in made.items()}
     assert None not in kept["first"]
-    assert kept["first"] != kept["without"]
+    assert kept["first"] == kept["again"] == kept["other cache"] != kept["without"]
     file = SafetensorsFile.open(made["first"][0].out)
     recipe = recipe_of(file.metadata) or {}
     assert (recipe["preset"], recipe["option"]["distill"]) == ("best", 3)
@@ -367,6 +381,95 @@ def test_what_is_learned_serves_every_margin_and_rank(
     assert _norm(_minus(learned, fused)) > 1e-3 * _norm(fused)
 
 
+def test_the_exam_is_marked_by_hand(host: StandaloneHost, concepts: list[CaptureConcept], progress: Recorder) -> None:
+    """A single LoRA keeps all of itself, no LoRA keeps nothing and does not drift, half of one keeps most."""
+    with host.ready():
+        exam = Exam.prepare(host, concepts, SETTINGS, CAPTURE, progress)
+        own, other = (exam.marks(host, concept.deltas) for concept in concepts)
+        none = exam.marks(host, {})
+        half = exam.marks(host, {name: delta.scaled(0.5) for name, delta in concepts[0].deltas.items()})
+    assert len(progress.reached) == exam_steps(2, SETTINGS, CAPTURE)
+    assert [len(group) for group in exam.questions.groups] == [16, 16, 32]
+    assert [mark.kept for mark in none] == [0.0, 0.0]
+    assert none[0].drift == 0.0
+    assert (own[0].kept, own[0].nearest_other) == (pytest.approx(1.0, abs=1e-6), 1)
+    assert other[1].kept == pytest.approx(1.0, abs=1e-6)
+    assert 0 < (half[0].kept or 0) < 1
+    # by hand: weighted squares of x0, on the rows of concept 0
+    rows = list(exam.questions.groups[0])
+    weights = loss_weights(host.signal())[[exam.questions.steps[k] for k in rows]].double()
+    mine, alone = (exam.answers[k][rows].double() for k in (0, -1))
+    energy = float(((mine - alone).square().mean((1, 2, 3)) * weights).mean())
+    assert own[0].energy == pytest.approx(energy, rel=1e-6)
+    assert none[0].distances[0] == pytest.approx(energy, rel=1e-6)
+
+
+def test_the_exam_asks_what_the_lessons_do_not(
+    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons, progress: Recorder
+) -> None:
+    with host.ready():
+        exam = Exam.prepare(host, concepts, SETTINGS, CAPTURE, progress)
+    *asked, _ = exam.questions.groups
+    *taught, _ = lessons.groups
+    for mine, theirs in zip(asked, taught, strict=True):
+        assert not {exam.questions.prompts[k] for k in mine} & {lessons.prompts[k] for k in theirs}
+    assert not any(torch.equal(a, b) for a in exam.questions.noisy for b in lessons.noisy)
+    for i, rows in enumerate(exam.questions.groups):
+        torch.testing.assert_close(exam.questions.clean[list(rows)], exam.answers[i][list(rows)], rtol=1e-3, atol=1e-3)
+
+
+def test_an_exam_takes_fewer_rows_where_the_memory_is_full(
+    host: StandaloneHost, concepts: list[CaptureConcept], progress: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with host.ready():
+        exam = Exam.prepare(host, concepts, SETTINGS, CAPTURE, progress)
+        whole, honest, sizes = exam.marks(host, concepts[0].deltas), host.predict, list[int]()
+
+        def small(latents: Tensor, *rest: Any) -> Tensor:
+            sizes.append(len(latents))
+            if len(latents) > 1:
+                raise RuntimeError("CUDA out of memory")
+            return honest(latents, *rest)
+
+        monkeypatch.setattr(host, "predict", small)
+        parts = exam.marks(host, concepts[0].deltas)
+    assert sizes == [4, 2, *[1] * 64]
+    assert [mark.kept for mark in parts] == pytest.approx([mark.kept for mark in whole], rel=1e-3)
+
+
+def test_an_exam_comes_back_from_the_cache(
+    host: StandaloneHost, concepts: list[CaptureConcept], progress: Recorder, tmp_path: Path
+) -> None:
+    cache = StatisticsCache(tmp_path)
+    with host.ready():
+        exam = Exam.prepare(host, concepts, SETTINGS, CAPTURE, progress)
+        exam.store(cache, "k")
+        found = Exam.find(cache, "k")
+        assert found is not None
+        assert found.marks(host, concepts[0].deltas) == exam.marks(host, concepts[0].deltas)
+    assert Exam.find(cache, "other") is None
+    for notes in ({}, {"steps": [1], "prompts": [""], "sizes": [1]}, {"steps": 3, "prompts": [], "sizes": []}):
+        cache.store_tensors("bad", "exam", {"noisy": exam.questions.noisy, "answers": exam.answers}, notes)
+        assert Exam.find(cache, "bad") is None
+
+
+def test_a_report_measures_every_way_by_predictions(
+    host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path
+) -> None:
+    options = quick_best(loras, tmp_path / "m.safetensors", tiny_sd1, cache, report=tmp_path / "report")
+    outcome = merge(options, open_host=lambda checkpoint, device: host, progress=Recorder())
+    data = json.loads((tmp_path / "report" / "m.report.json").read_text())
+    assert data["by_prediction"] is True
+    assert [one["kept"] for one in data["concepts"]] == [c.as_dict()["kept"] for c in outcome.concepts]
+    labels = [variant["label"] for variant in data["variants"]]
+    assert labels[0] == "stacked sum"
+    assert labels[-2:] == ["contrastive without distillation", "contrastive (this merge)"]
+    assert len({variant["mean_kept"] for variant in data["variants"]}) == len(labels)
+    page = (tmp_path / "report" / "m.report.html").read_text()
+    assert "what the model predicts" in page
+    assert "before distillation" in page
+
+
 def _minus(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: a[name] - b[name] for name in a}
 
@@ -380,7 +483,7 @@ def test_too_little_memory_leaves_the_merge_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     open_host = lambda checkpoint, device: host  # noqa: E731
-    plain = quick_best(loras, tmp_path / "plain.safetensors", tiny_sd1, cache, preset="full")
+    plain = quick_best(loras, tmp_path / "plain.safetensors", tiny_sd1, cache, preset="full", seed=11)
     merge(plain, open_host=open_host, progress=Recorder())
 
     def full(*_: Any) -> Tensor:
@@ -388,7 +491,7 @@ def test_too_little_memory_leaves_the_merge_before_it(
 
     monkeypatch.setattr(host, "predict", full)
     before = state(host)
-    options = quick_best(loras, tmp_path / "best.safetensors", tiny_sd1, cache)
+    options = quick_best(loras, tmp_path / "best.safetensors", tiny_sd1, cache, seed=11)
     outcome = merge(options, open_host=open_host, progress=Recorder())
     assert [warning.code for warning in outcome.warnings] == ["memory-distill"]
     first, second = (SafetensorsFile.open(path) for path in (plain.out, options.out))

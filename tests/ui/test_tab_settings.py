@@ -168,12 +168,16 @@ def test_a_distillation_is_counted_by_hand(folder: Path) -> None:
     pace = Pace()
     pace.learn(CPU, plan, 1, 1.0)  # one second a picture and step
     found, without = (estimate(p, layouts, CPU, pace) for p in (plan, plan_of(options(folder, {**values, **FULL}))))
-    # 2 LoRAs x 8 pictures in 2 batches, 16 neutral ones in 4, each batch 10 sampling steps and 8 noise levels
-    assert found.steps - without.steps == (2 * 2 + 4) * (10 + 8) + 100
+    # 2 LoRAs x 8 pictures in 2 batches, 16 neutral ones in 4, each batch 10 sampling steps and 16 noise levels;
+    # the exam: 2 LoRAs x 2 pictures and 4 neutral ones, three batches of 8 levels, and three models that answer
+    exam = 3 * (10 + 8) + 3
+    assert found.steps - without.steps == (2 * 2 + 4) * (10 + 16) + exam + 100
     # guided pictures ask the model twice a step; a backward pass costs two forward ones; 12 rows a step
     assert found.seconds is not None
     assert without.seconds is not None
-    assert found.seconds - without.seconds == pytest.approx((2 * 8 + 16) * (2 * 10 + 8) + 3 * 100 * 12, abs=10)
+    assert found.seconds - without.seconds == pytest.approx(
+        (2 * 8 + 16) * (2 * 10 + 16) + (2 * 2 + 4) * (2 * 10 + 8) + 3 * (2 * 2 + 4) * 8 + 3 * 100 * 12, abs=10
+    )
     cached = estimate(plan, layouts, CPU, pace, cached=True)  # what was learned is kept too
     assert (cached.steps, cached.seconds is not None and cached.seconds < 10) == (0, True)
 

@@ -39,7 +39,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """Everything the report shows. `layers` are the merged layers, `overlap` the interference before the merge."""
+    """Everything the report shows. `layers` are the merged layers, `overlap` the interference before the merge.
+
+    `concepts`: what is kept of each, in the model's predictions (`by_prediction`) or summed over its layers.
+    """
 
     program: str
     out: str
@@ -51,6 +54,8 @@ class MergeReport:
     names: Sequence[str]
     layers: Mapping[str, MergedLayer]
     overlap: Sequence[Sequence[float]]
+    concepts: Sequence[ConceptFidelity] = ()
+    by_prediction: bool = False
     variants: Sequence[Variant] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_mib: float = 0.0
@@ -67,7 +72,8 @@ class MergeReport:
             "recipe": dict(self.recipe),
             "checkpoint": self.checkpoint,
             "inputs": [dict(item) for item in self.inputs],
-            "concepts": [item.as_dict(self.names) for item in self.fidelity()],
+            "concepts": [item.as_dict(self.names) for item in self.concepts],
+            "by_prediction": self.by_prediction,
             "kept_by_block": self.kept_by(block_of, block_order),
             "kept_by_kind": self.kept_by(kind_of, KINDS.index),
             "overlap": {"names": list(self.names), "matrix": [[finite(v) for v in row] for row in self.overlap]},
@@ -79,10 +85,6 @@ class MergeReport:
             "peak_memory_mib": round(self.peak_memory_mib, 1),
             "warnings": [warning.as_dict() for warning in self.warnings],
         }
-
-    def fidelity(self) -> list[ConceptFidelity]:
-        """Per concept over all layers; empty without statistics."""
-        return summarise(layer.fidelity for layer in self.layers.values())
 
     def kept_by(self, group_of: Callable[[str], str], order: Callable[[str], Any]) -> dict[str, Any]:
         """`groups`, and `kept[concept][group]`: the share kept in a group's layers, None where the LoRA has none."""

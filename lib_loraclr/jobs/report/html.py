@@ -38,6 +38,7 @@ pre{background:var(--card);border:1px solid var(--rule);border-radius:8px;paddin
 overflow-x:auto;font-size:12.5px}
 """
 LOW_KEPT = 0.5
+BEFORE = " Of the solution before distillation, which goes other ways through the layers to the same pictures."
 
 
 def render_html(report: Mapping[str, Any]) -> str:
@@ -142,14 +143,18 @@ def _concepts(report: Mapping[str, Any]) -> str:
             "A data-driven method with a checkpoint fills this section.</p>"
         )
     where = "prompts that the solver did not see" if all(c["held_out"] for c in concepts) else "the captured prompts"
+    learned = report["by_prediction"]
+    what = "effect on what the model predicts" if learned else "response in the layers"
     text = (
-        f"Measured on {where}. Kept: the share of a LoRA's own response that the merge reproduces (1 is all, 0 none). "
-        "Nearest other: the wrong LoRA that the merge resembles most on this concept's features; separation: how much "
-        "farther away it is than the right one (negative: nearer). Accuracy: the share of the response in layers "
-        "where the right LoRA is nearest. Drift: what the merge changes on neutral prompts."
+        f"Measured on {where}. Kept: the share of a LoRA's own {what} that the merge reproduces (1 is all, 0 none). "
+        "Nearest other: the wrong LoRA that the merge resembles most on this concept's pictures; separation: how much "
+        "farther away it is than the right one (negative: nearer). Drift: what the merge changes on neutral prompts."
     )
-    head = ("concept", "kept", "nearest other", "separation", "accuracy", "drift")
-    fields = ("name", "kept", "nearest_other", "separation", "accuracy", "drift")
+    fields = ["name", "kept", "nearest_other", "separation", "drift"]
+    if not learned:
+        text += " Accuracy: the share of the response in layers where the right LoRA is nearest."
+        fields.append("accuracy")
+    head = [field.replace("_", " ") if field != "name" else "concept" for field in fields]
     rows = [tuple(concept[field] for field in fields) for concept in concepts]
     low = [concept["kept"] is not None and concept["kept"] < LOW_KEPT for concept in concepts]
     note = "<p class='soft'>▲ less than half is kept.</p>" if any(low) else ""
@@ -165,12 +170,13 @@ def _inputs(inputs: Sequence[Mapping[str, Any]]) -> str:
 
 def _kept_maps(report: Mapping[str, Any], names: Sequence[str]) -> str:
     parts = []
+    before = BEFORE if report["by_prediction"] else ""
     for field, title in (("kept_by_block", "block"), ("kept_by_kind", "kind of layer")):
         data = report[field]
         if data["groups"]:
             chart = heat_map(f"Kept by {title}", names, data["groups"], data["kept"], low=0, high=1)
             text = "1: the LoRA's response is all there; 0: nothing is; a dash: the LoRA leaves these layers alone."
-            parts.append(_section(f"Kept by {title}", text, chart))
+            parts.append(_section(f"Kept by {title}", text + before, chart))
     return "".join(parts)
 
 
@@ -179,13 +185,13 @@ def _variants(variants: Sequence[Mapping[str, Any]], names: Sequence[str]) -> st
         return ""
     series = [(v["label"], [concept["kept"] for concept in v["concepts"]]) for v in variants]
     chart = dot_plot("Kept per concept and method", names, series)
-    head = ("method", "mean kept", "worst kept", "mean separation", "mean accuracy", "drift")
+    head = ("method", "mean kept", "worst kept", "mean separation", "drift")
     rows = [
         (
             v["label"],
             v["mean_kept"],
             v["worst_kept"],
-            *(_mean(v["concepts"], f) for f in ("separation", "accuracy", "drift")),
+            *(_mean(v["concepts"], f) for f in ("separation", "drift")),
         )
         for v in variants
     ]
