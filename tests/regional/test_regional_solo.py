@@ -296,6 +296,28 @@ def test_what_does_not_fit_a_crop_makes_solo_stand_aside_once() -> None:
     assert len(notes) == 1
 
 
+@pytest.mark.parametrize("boxes", [HALVES, HALVES[:1]])
+def test_latents_by_name_and_answers_in_a_tuple(boxes: Boxes) -> None:
+    """As diffusers' UNets can be called."""
+
+    class Named(ToyUNet):
+        def forward(self, sample: Tensor, t: Tensor, context: Tensor) -> Any:
+            return super().forward(sample, t, context), "more"
+
+    unet = Named(label=False)
+    unet.load_state_dict(toy(label=False).state_dict())
+    unet.requires_grad_(False)
+    texts, layout = TEXTS[: len(boxes)], solo_of(boxes)
+    wanted = Run(toy(label=False), 8, 16).regional(layout, texts, NEGATIVE, BASE)
+    runtime, run = RegionalRuntime(layout, find_sites(unet)), Run(unet, 8, 16)
+    with runtime.installed():
+        runtime.begin_step(0.0, [texts])
+        with runtime.calling(run.rows):
+            output, more = unet(t=run.t, sample=run.x, context=torch.stack([NEGATIVE.at(0), BASE.at(0)]))
+    assert torch.equal(output, wanted)
+    assert more == "more"
+
+
 def test_a_call_that_is_not_ours_is_left_alone() -> None:
     """Outside of a call, with another size or another number of rows."""
     unet = toy(label=False)
