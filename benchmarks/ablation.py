@@ -3,9 +3,9 @@
     python benchmarks/ablation.py              every value, three draws of eight characters; goes on after a stop
     python benchmarks/ablation.py --reduced    three values an option, one draw of four, four pictures a concept
 
-Options of the solve are compared as solved, without the distillation that would make up for them; `distill` (steps) and
-`distilled weight` (of the push, 0 is gradient fusion) with it. Writes DIR/ablation.json after every unit: the rows of
-fidelity.json with `parameter` and `value` (null: the default), and at the end one curve per parameter (PNG) and
+Options of the solve are compared as solved, without the distillation that would make up for them; `distill` (steps a
+LoRA) and `distilled weight` (of the push, 0 is gradient fusion) with it. Writes DIR/ablation.json after every unit: the
+rows of fidelity.json with `parameter` and `value` (null: the default), and at the end one curve per parameter (PNG) and
 DIR/ablation.html.
 """
 
@@ -42,7 +42,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "sampling_steps": (3, 5, 10, 20),
     "prompts": (1, 2, 4, 8),
     "rank": ("exact", "4", "8", "16", "32", "energy=0.99", "energy=0.95"),
-    "distill": (0, 100, 200, 400, 800),
+    "distill": (0, 12, 25, 50, 100),
     "distilled weight": (0.0, 1.0),
 }
 REDUCED_VALUES = {name: values[:: max(1, len(values) // 2)] for name, values in VALUES.items()}

@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW, MANY = 2, 12
-SHORT = ("--option", "distill=10")  # more steps take time, not memory
+SHORT = ("--option", "distill=2")  # more steps take time, not memory
 
 
 def merge(name: str, concepts: Sequence[dict[str, Any]], folder: Path, cache: str, *extra: str) -> dict[str, Any]:

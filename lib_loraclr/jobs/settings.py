@@ -29,7 +29,7 @@ JOB_OPTIONS: tuple[Option, ...] = (
     Option(
         "memory_budget", _DEFAULT.memory_budget_mib, "MiB of statistics held at a time; less samples more often.", 1
     ),
-    Option("distill", 400, "Preset best: steps in which the merge then learns the LoRAs' predictions.", 0, 10000),
+    Option("distill", 50, "Preset best: steps a LoRA in which the merge learns what each one predicts.", 0, 10000),
 )
 
 
@@ -112,7 +112,7 @@ def plan_of(options: MergeOptions) -> Plan:
     )
     options = replace(options, option={**complete, **capture} if method.needs_statistics else complete)
     learns = options.preset == "best" and method.needs_statistics
-    distillation = DistillSettings(steps=int(capture["distill"]) if learns else 0)
+    distillation = DistillSettings(steps=int(capture["distill"]) * len(options.lora) if learns else 0)
     return Plan(
         options,
         method,

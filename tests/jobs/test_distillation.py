@@ -516,6 +516,8 @@ def test_only_the_preset_best_of_a_merge_on_the_model_distills(
         (LoraChoice(Path("x")),), tmp_path / "m", method=method, preset=preset, option={"distill": steps}
     )
     assert plan_of(options).distill.steps == expected
+    twice = replace(options, lora=(*options.lora, LoraChoice(Path("y"))))
+    assert plan_of(twice).distill.steps == 2 * expected, "steps a LoRA"
 
 
 @pytest.mark.parametrize("missing", ["predict", "gradients"])

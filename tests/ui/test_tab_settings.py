@@ -162,7 +162,7 @@ def test_pace_is_learned_and_a_cached_merge_samples_nothing(folder: Path) -> Non
 
 
 def test_a_distillation_is_counted_by_hand(folder: Path) -> None:
-    values = {**settings.defaults(), "preset": "best", "capture.sampling_steps": 10, "capture.distill": 100}
+    values = {**settings.defaults(), "preset": "best", "capture.sampling_steps": 10, "capture.distill": 50}
     plan = plan_of(options(folder, values))
     layouts = [FileFacts().layout(choice.file) for choice in plan.options.lora]
     pace = Pace()
