@@ -144,10 +144,8 @@ class Solo:
     def _child(self, crop: Crop) -> tuple[RegionalRuntime, RegionDeltas | None]:
         if crop not in self._children:
             spec, region = self._runtime.layout.spec, self._runtime.layout.regions[crop.region]
-            whole = replace(
-                region, shape=Box(0.0, 0.0, 1.0, 1.0), strength=1.0, feather=0.0, steps=(0.0, 1.0), cfg=None
-            )
-            layout = Layout(RegionalSpec(regions=(whole,), pooled=spec.pooled), *crop.size)
+            alone = replace(region, shape=WHOLE, strength=1.0, feather=0.0, steps=(0.0, 1.0), cfg=None)
+            layout = Layout(RegionalSpec(regions=(alone,), pooled=spec.pooled), *crop.size)
             loras = self._loras
             if loras is not None:
                 own = loras.deltas[crop.region]
