@@ -1,4 +1,4 @@
-"""What each part of the default method is worth: one option at a time, everything else as it is.
+"""What each part of the contrastive merge is worth: one option at a time, everything else as it is.
 
     python benchmarks/ablation.py              every value, three draws of eight characters; goes on after a stop
     python benchmarks/ablation.py --reduced    three values an option, one draw of four, four pictures a concept
@@ -25,7 +25,6 @@ from benchmarks.gathering import INPUTS
 from benchmarks.study import SINGLE, Study, Unit, draw_concepts, run
 from benchmarks.ways import Way
 from lib_loraclr.core.methods import complete_options
-from lib_loraclr.jobs.options import DEFAULT_METHOD
 
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "margin": (0.5, 1.0, 1.2, 1.4, 1.5, 1.6, 1.8, 2.0),
@@ -47,24 +46,25 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
 }
 REDUCED_VALUES = {name: values[:: max(1, len(values) // 2)] for name, values in VALUES.items()}
 COUNT, REDUCED_COUNT = 8, 4
+METHOD = "contrastive"  # it has all the options
 
 
 def way_of(parameter: str, value: Any) -> Way:
-    """The default method with one thing changed."""
+    """The contrastive merge with one thing changed."""
     if parameter == "distill":
-        return Way(DEFAULT_METHOD, {parameter: value}, preset="best") if value else Way(DEFAULT_METHOD)
+        return Way(METHOD, {parameter: value}, preset="best") if value else Way(METHOD)
     if parameter.startswith("distilled "):
-        return Way(DEFAULT_METHOD, {parameter.removeprefix("distilled "): value}, preset="best")
+        return Way(METHOD, {parameter.removeprefix("distilled "): value}, preset="best")
     if parameter in ("rank", "inputs"):
-        return replace(Way(DEFAULT_METHOD), **{parameter: value})
-    return Way(DEFAULT_METHOD, {parameter: value})
+        return replace(Way(METHOD), **{parameter: value})
+    return Way(METHOD, {parameter: value})
 
 
 def default_of(parameter: str) -> Any:
-    """What the default method has."""
+    """What it has by default."""
     from lib_loraclr.jobs.settings import JOB_OPTIONS
 
-    known = {option.name: option.default for option in JOB_OPTIONS} | complete_options(DEFAULT_METHOD, {})
+    known = {option.name: option.default for option in JOB_OPTIONS} | complete_options(METHOD, {})
     return {"rank": "exact", "inputs": INPUTS[0], **known}[parameter.removeprefix("distilled ")]
 
 
@@ -75,11 +75,11 @@ def ablation_units(study: Study, count: int, values: Mapping[str, Sequence[Any]]
     found: list[tuple[str, Any, Unit]] = []
     for draw, names in draws:
         found += [("single", None, Unit(SINGLE, names, count, draw))]
-        found += [("default", None, Unit(Way(DEFAULT_METHOD), names, count, draw))]
+        found += [("default", None, Unit(Way(METHOD), names, count, draw))]
         for parameter, chosen in values.items():
             for value in chosen:
                 plain = not parameter.startswith("distill") and value == default_of(parameter)
-                way = Way(DEFAULT_METHOD) if plain else way_of(parameter, value)
+                way = Way(METHOD) if plain else way_of(parameter, value)
                 found.append((parameter, value, Unit(way, names, count, draw)))
     return found
 

@@ -116,7 +116,7 @@ def by_value(rows: Rows, parameter: str) -> Chart:
     single = mean_and_spread(row["identity_cosine"] for row in rows if row["parameter"] == "single")
     ticks = [(float(k), f"{value:g}" if isinstance(value, float) else str(value)) for k, value in enumerate(values)]
     level = ("single LoRAs, identity", single[0]) if single is not None else None
-    return Chart(f"The default method with another {parameter}", parameter, "cosine or share", series, ticks, level)
+    return Chart(f"The contrastive merge with another {parameter}", parameter, "cosine or share", series, ticks, level)
 
 
 def summary_table(rows: Rows, labels: Mapping[str, str], n: int) -> str:
@@ -225,7 +225,7 @@ def _combinations(rows: Rows, labels: Mapping[str, str]) -> str:
 def write_ablation(out: Path) -> None:
     """PNG curves and the page of the ablation."""
     rows = read_json(out / "ablation.json")
-    body = ["<h1>What each part of the default method is worth</h1>"]
+    body = ["<h1>What each part of the contrastive merge is worth</h1>"]
     for parameter in dict.fromkeys(row["parameter"] for row in rows):
         if parameter in ("single", "default"):
             continue

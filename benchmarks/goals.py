@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.labels import label
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT = ("contrastive", {"preset": "best"})
+DEFAULT = ("gradient-fusion", {"preset": "best"})
 SINGLE = ("single", {})
 PUBLISHED = ("gradient-fusion", {"published": True})
 SHARES = (

@@ -12,7 +12,8 @@ NAMES = {
 }  # fmt: skip
 SHORT = {
     ("gradient-fusion", "published True"): "gradient fusion, as published",
-    ("contrastive", "preset best"): "contrastive, distilled (default)",
+    ("gradient-fusion", "preset best"): "gradient fusion, distilled (default)",
+    ("contrastive", "preset best"): "contrastive, distilled",
     ("loraclr", "precision fp32"): "LoRACLR, float32",
     ("loraclr", "precision fp16"): "LoRACLR, as its program runs",
 }

@@ -24,7 +24,6 @@ from benchmarks.ways import Way
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.jobs.evaluation.painting import paint, sampling_steps
 from lib_loraclr.jobs.evaluation.scores import rounded, score
-from lib_loraclr.jobs.options import DEFAULT_METHOD
 
 PARTS = {
     "none": r"(?!)",
@@ -77,7 +76,7 @@ def parts(study: Study, ways: Sequence[Way], count: int, out: Path) -> list[dict
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__)
-    parser.set_defaults(counts=[COUNT], pictures=PICTURES, methods=[DEFAULT_METHOD])
+    parser.set_defaults(counts=[COUNT], pictures=PICTURES, methods=["gradient-fusion"])
     given = parser.parse_args(arguments)
     study = open_study(given)
     ways = [way for way in chosen_ways(given, study.scale) if way.main]

@@ -69,13 +69,8 @@ PUBLISHED = {"published": True}
 
 def study_ways() -> list[Way]:
     """The methods of the fidelity study, the important ones first: an unfinished study is a shorter one."""
-    ways = [
-        Way(DEFAULT_METHOD, preset=DEFAULT_PRESET),
-        Way(DEFAULT_METHOD),
-        Way("sum"),
-        Way("gradient-fusion", PUBLISHED),
-    ]
-    ways += [Way("gradient-fusion")]
+    ways = [Way(DEFAULT_METHOD, preset=DEFAULT_PRESET), Way("contrastive"), Way("sum")]
+    ways += [Way("gradient-fusion", PUBLISHED), Way("gradient-fusion"), Way("contrastive", preset=DEFAULT_PRESET)]
     ways += [Way("loraclr", {"precision": precision}) for precision in ("fp32", "fp16")]
     ways += [Way("gradient-fusion-lbfgs"), *(Way(name) for name in MODEL_FREE[1:])]
     ways += [Way("orthogonal-adaptation"), Way("orthogonal-adaptation", {"weight": 0.6}, main=False)]

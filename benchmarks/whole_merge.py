@@ -31,6 +31,7 @@ def merge(name: str, concepts: Sequence[dict[str, Any]], folder: Path, cache: st
     out = folder / name / "merged.safetensors"  # one name for all: it stands in the file
     out.parent.mkdir()
     command = [sys.executable, "-m", "lib_loraclr", "merge", "--json", "--device", "cpu", "--out", str(out)]
+    command += [] if "--method" in extra else ["--method", "contrastive"]  # the one with a margin
     command += ["--checkpoint", str(ROOT / "miniature" / "miniature.safetensors"), "--cache", str(folder / cache)]
     for concept in concepts:
         command += ["--lora", str(ROOT / "miniature" / concept["file"])]

@@ -15,7 +15,14 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.options import DTYPES, PRESETS, MergeOptions, parse_lora_argument, parse_merge_options
+from lib_loraclr.jobs.options import (
+    DEFAULT_METHOD,
+    DTYPES,
+    PRESETS,
+    MergeOptions,
+    parse_lora_argument,
+    parse_merge_options,
+)
 from lib_loraclr.jobs.outcome import MergeOutcome
 from lib_loraclr.jobs.recipe import load_recipe
 from lib_loraclr.jobs.settings import JOB_OPTIONS
@@ -92,7 +99,7 @@ def _add_inputs(add: Callable[..., object]) -> None:
 
 def _add_solution(add: Callable[..., object]) -> None:
     """How it is merged."""
-    add("--method", metavar="NAME", help=f"one of {', '.join(METHODS)} (see below); default contrastive")
+    add("--method", metavar="NAME", help=f"one of {', '.join(METHODS)} (see below); default {DEFAULT_METHOD}")
     add(
         "--preset",
         choices=PRESETS,

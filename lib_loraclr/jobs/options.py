@@ -20,7 +20,7 @@ OPTIONS_VERSION = 1
 PRESETS = ("instant", "text", "full", "best")
 DEFAULT_PRESET = "best"
 DTYPES = ("fp16", "bf16", "fp32")
-DEFAULT_METHOD = "contrastive"
+DEFAULT_METHOD = "gradient-fusion"
 DEFAULT_MODEL_FREE_METHOD = "sum"
 
 OptionValue = float | int | str | bool

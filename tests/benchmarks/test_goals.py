@@ -22,9 +22,10 @@ def rows(default: float, other: float) -> list[dict]:
     for n in (8, 12):
         for draw in (0, 1):
             found += [
-                row("single", n, draw, 0.7 + 0.1 * draw), row("contrastive", n, draw, default + 0.1 * draw),
+                row("single", n, draw, 0.7 + 0.1 * draw),
+                row("gradient-fusion", n, draw, default + 0.1 * draw, preset="best"),
                 row("gradient-fusion", n, draw, other + 0.08 * draw, 0.5, published=True),
-                row("contrastive", n, draw, 0.99, anchor=0.0),
+                row("contrastive", n, draw, 0.99, preset="best"),
             ]  # fmt: skip
     return found
 

@@ -203,7 +203,7 @@ def test_other_inputs_are_other_merges(toy: World, tmp_path: Path) -> None:
 
 
 def test_the_ablation_changes_one_thing(toy: World, tmp_path: Path) -> None:
-    defaults = complete_options(DEFAULT_METHOD, {})
+    defaults = complete_options("contrastive", {})
     for parameter, values in VALUES.items():
         assert default_of(parameter) in values, f"{parameter}: the default must be on its curve"
         for value in values:

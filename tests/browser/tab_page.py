@@ -186,7 +186,7 @@ class TabPage:
         self.set_number("loraclr_capture_sampling_steps", steps)
         self.set_number("loraclr_capture_prompts", 4)  # fewer rows than features would keep nothing
         self.set_number("loraclr_capture_neutral_prompts", 1)
-        self.set_number("loraclr_contrastive_rounds", rounds)
+        self.set_number("loraclr_gradient_fusion_rounds", rounds)
         self.set_number("loraclr_capture_distill", 2)
 
     def name(self, text: str) -> None:

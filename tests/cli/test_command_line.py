@@ -80,7 +80,7 @@ def test_merge_prints_the_documented_object(
     status, answer, err = run(capsys, "merge", *pairs, *settings, *QUICK_ARGUMENTS)
     assert status == 0
     assert list(answer) == ["ok", "out", "method", "seconds", "peak_memory_mib", "concepts", "warnings"]
-    assert (answer["ok"], answer["out"], answer["method"]) == (True, str(out), "contrastive")
+    assert (answer["ok"], answer["out"], answer["method"]) == (True, str(out), "gradient-fusion")
     assert [concept["name"] for concept in answer["concepts"]] == ["zor", "vex"]
     assert names_in(tmp_path) == ["m.json", "m.report.html", "m.report.json", "m.safetensors", "r"]
     assert "capture" in err

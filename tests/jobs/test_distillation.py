@@ -84,7 +84,7 @@ def state(host: StandaloneHost) -> tuple[Any, ...]:
 
 def quick_best(loras: list[Path], out: Path, checkpoint: Path, cache: Path, **changes: Any) -> MergeOptions:
     """A merge of two with the preset best, three steps of it."""
-    given = {"preset": "best", "option": {**QUICK, "distill": 3}, **changes}
+    given = {"preset": "best", "method": "contrastive", "option": {**QUICK, "distill": 3}, **changes}
     return options_for(loras[:2], out, checkpoint, cache, **given)
 
 

@@ -165,8 +165,9 @@ def test_a_recipe_that_is_no_json_object(tmp_path: Path, text: str) -> None:
 
 
 def test_a_margin_does_not_change_the_model_that_runs_in_refinement() -> None:
-    plans = [plan_of(parse_merge_options({**GOOD, "option": {"margin": m}, "rank": r, "device": "cpu"}))
+    given = {**GOOD, "method": "contrastive", "device": "cpu"}
+    plans = [plan_of(parse_merge_options({**given, "option": {"margin": m}, "rank": r}))
              for m, r in ((1.1, "exact"), (1.4, "8"))]  # fmt: skip
     assert plans[0].student_options == plans[1].student_options
-    ridged = plan_of(parse_merge_options({**GOOD, "option": {"ridge": 0.01}, "device": "cpu"}))
+    ridged = plan_of(parse_merge_options({**given, "option": {"ridge": 0.01}}))
     assert ridged.student_options["ridge"] == 0.01

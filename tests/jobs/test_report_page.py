@@ -60,7 +60,7 @@ def report() -> dict[str, Any]:
     }
     return {
         "version": 1, "program": EVIL, "out": EVIL, "method": EVIL, "options": {}, "recipe": {"lora": [EVIL]},
-        "checkpoint": EVIL, "inputs": [row], "concepts": [concept],
+        "checkpoint": EVIL, "inputs": [row], "concepts": [concept], "by_prediction": False,
         "kept_by_block": {"groups": [EVIL], "kept": [[None]]}, "kept_by_kind": {"groups": ["text"], "kept": [[-2.0]]},
         "overlap": {"names": [EVIL], "matrix": [[1.0]]}, "variants": [variant],
         "solver": {"loss": [2.0, 1.0], "active_hinges": 0.25, "active_hinges_at_start": 0.5}, "layers": 3,

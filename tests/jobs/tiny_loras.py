@@ -106,6 +106,7 @@ def options_for(
         "checkpoint": checkpoint,
         "cache": cache,
         "device": "cpu",
+        "method": "contrastive",
         "preset": "full",
         "option": QUICK if quick else {},
     }

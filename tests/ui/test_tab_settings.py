@@ -87,7 +87,7 @@ def test_a_strange_recipe_sets_only_what_makes_sense() -> None:
     ("changed", "before", "after"),
     [
         ("preset", ("instant", "contrastive"), ("instant", "sum")),
-        ("preset", ("full", "ties"), ("full", "contrastive")),
+        ("preset", ("full", "ties"), ("full", "gradient-fusion")),
         ("preset", ("text", "gradient-fusion"), ("text", "gradient-fusion")),
         ("method", ("full", "svd"), ("instant", "svd")),
         ("method", ("instant", "contrastive"), ("best", "contrastive")),
@@ -136,7 +136,7 @@ def test_layouts_have_every_layer_with_its_sides(folder: Path) -> None:
 
 
 def test_steps_are_counted_by_hand(folder: Path) -> None:
-    values = {**settings.defaults(), "contrastive.rounds": 2, "capture.sampling_steps": 10}
+    values = {**settings.defaults(), "gradient-fusion.rounds": 2, "capture.sampling_steps": 10}
     values |= {"capture.prompts": 5, "capture.neutral_prompts": 8, "capture.held_out_prompts": 1}
     plan = plan_of(options(folder, values))
     # per round: 2 LoRAs x 5 pictures + 8 neutral; three rounds; once 2 x 1 held out

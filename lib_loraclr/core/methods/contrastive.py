@@ -30,7 +30,7 @@ class Contrastive(MergeMethod):
     """Minimises gradient fusion's loss plus hinges on the distance to wrong concepts, in units of each own response."""
 
     name = "contrastive"
-    summary = "Gradient fusion that also pushes each concept away from what the other LoRAs would make of it."
+    summary = "Gradient fusion that also pushes each concept away from the others; for merges that are not distilled."
     reference = "Simsar et al. 2025, LoRACLR, equations 4 to 6, in relative units and on second moments"
     needs_statistics = True
     options: tuple[Option, ...] = (
