@@ -9,6 +9,7 @@ from typing import Any
 from lib_loraclr.core.fidelity import ConceptFidelity, fidelity
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.merge import MergedLayer
+from lib_loraclr.core.methods import get_method
 from lib_loraclr.core.problem import LayerProblem, Statistics
 from lib_loraclr.hosts.ports import Progress
 from lib_loraclr.jobs.distillation import Learned
@@ -81,6 +82,10 @@ def _variants(
     ]
     if name != "gradient-fusion":
         ways.append(("gradient fusion", "gradient-fusion", plan.student_options, task.statistics.all))
+    if name != "contrastive":
+        names = {option.name for option in get_method("contrastive").options}
+        shared = {name: value for name, value in plan.student_options.items() if name in names}
+        ways.append(("contrastive", "contrastive", shared, task.statistics.all))
     if learned.exam is not None:
         ways.append((f"{name} without distillation", name, plan.method_options, task.statistics.all))
     inputs = {problem.name: problem for problem in task.problems}

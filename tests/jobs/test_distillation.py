@@ -470,6 +470,21 @@ def test_a_report_measures_every_way_by_predictions(
     assert "before distillation" in page
 
 
+def test_the_report_of_a_fusion_has_contrastive_beside_it(
+    host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path
+) -> None:
+    options = quick_best(
+        loras, tmp_path / "m.safetensors", tiny_sd1, cache, report=tmp_path / "report", method="gradient-fusion"
+    )
+    merge(options, open_host=lambda checkpoint, device: host, progress=Recorder())
+    data = json.loads((tmp_path / "report" / "m.report.json").read_text())
+    assert [variant["label"] for variant in data["variants"]] == [
+        "stacked sum", "gradient fusion as published", "contrastive", "gradient-fusion without distillation",
+        "gradient-fusion (this merge)",
+    ]  # fmt: skip
+    assert data["variants"][2]["mean_kept"] != data["variants"][3]["mean_kept"]
+
+
 def _minus(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: a[name] - b[name] for name in a}
 
