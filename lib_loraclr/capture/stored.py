@@ -110,7 +110,7 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     file = SafetensorsFile.open(path)
     if file.metadata.get("format") != TENSORS + kind:
         raise ValueError(f"{path.name} is not a file of {kind}")
-    return {name: file.read(name) for name in file.tensors}, json.loads(file.metadata["notes"])
+    return {name: file.read(name) for name in file.tensors}, json.loads(file.metadata.get("notes", ""))
 
 
 def _symmetric(name: str) -> bool:

@@ -82,6 +82,20 @@ def state(host: StandaloneHost) -> tuple[Any, ...]:
     return hooks, flags, grads, torch.is_grad_enabled(), torch.get_rng_state().tolist()
 
 
+def room_for(most: int, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From now on the memory holds `most` rows of a prediction; the rows that each one asks for."""
+    honest, sizes = host.predict, list[int]()
+
+    def small(latents: Tensor, *rest: Any) -> Tensor:
+        sizes.append(len(latents))
+        if len(latents) > most:
+            raise RuntimeError("CUDA out of memory")
+        return honest(latents, *rest)
+
+    monkeypatch.setattr(host, "predict", small)
+    return sizes
+
+
 def quick_best(loras: list[Path], out: Path, checkpoint: Path, cache: Path, **changes: Any) -> MergeOptions:
     """A merge of two with the preset best, three steps of it."""
     given = {"preset": "best", "method": "contrastive", "option": {**QUICK, "distill": 3}, **changes}
@@ -195,15 +209,7 @@ def test_less_memory_gives_the_same(
     few, start = replace(SETTINGS, steps=2), stacked(concepts)
     with host.ready():
         whole = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
-        honest, sizes = host.predict, []
-
-        def small(latents: Tensor, *rest: Any) -> Tensor:
-            sizes.append(len(latents))
-            if len(latents) > 4:
-                raise RuntimeError("CUDA out of memory")
-            return honest(latents, *rest)
-
-        monkeypatch.setattr(host, "predict", small)
+        sizes = room_for(4, host, monkeypatch)
         parts = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
     assert sizes == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
@@ -423,15 +429,8 @@ def test_an_exam_takes_fewer_rows_where_the_memory_is_full(
 ) -> None:
     with host.ready():
         exam = Exam.prepare(host, concepts, SETTINGS, CAPTURE, progress)
-        whole, honest, sizes = exam.marks(host, concepts[0].deltas), host.predict, list[int]()
-
-        def small(latents: Tensor, *rest: Any) -> Tensor:
-            sizes.append(len(latents))
-            if len(latents) > 1:
-                raise RuntimeError("CUDA out of memory")
-            return honest(latents, *rest)
-
-        monkeypatch.setattr(host, "predict", small)
+        whole = exam.marks(host, concepts[0].deltas)
+        sizes = room_for(1, host, monkeypatch)
         parts = exam.marks(host, concepts[0].deltas)
     assert sizes == [4, 2, *[1] * 64]
     assert [mark.kept for mark in parts] == pytest.approx([mark.kept for mark in whole], rel=1e-3)
