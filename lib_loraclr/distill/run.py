@@ -88,18 +88,20 @@ def _check_reach(student: Student) -> None:
 
 
 class LossScale:
-    """A factor on the loss, so that gradients inside a float16 model do not vanish (Micikevicius et al. 2018)."""
+    """A power of two on the loss, so that gradients stay in the range of the model's numbers.
+
+    In float16 they would vanish (Micikevicius et al. 2018). In wider formats they only get subnormal, where attention
+    hardly looks; but CPUs work on subnormal numbers many times slower.
+    """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        self.needed = dtype == torch.float16
-        self.value = 2.0**12 if self.needed else 1.0
+        self.narrow = dtype == torch.float16
+        self.value = 2.0**12 if self.narrow else 2.0**40
 
     def undo(self, factors: Sequence[Tensor]) -> bool:
         """Take the factor out of the gradients. False where they overflowed: the next step's factor is half of it."""
         given = [factor.grad for factor in factors if factor.grad is not None]
-        if not self.needed or not given:
-            return True
-        if not bool(torch.stack([gradient.isfinite().all() for gradient in given]).all()):
+        if self.narrow and given and not bool(torch.stack([gradient.isfinite().all() for gradient in given]).all()):
             self.value = max(1.0, self.value / 2)
             return False
         for gradient in given:

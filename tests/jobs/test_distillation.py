@@ -209,7 +209,22 @@ def test_the_scale_of_the_loss_halves_at_every_overflow() -> None:
         factor.grad = torch.full((2,), float("inf"))
         assert not scale.undo([factor])
     assert scale.value == 1.0
-    assert LossScale(torch.float32).value == LossScale(torch.bfloat16).value == 1.0
+
+
+def test_wider_formats_keep_tiny_gradients_normal() -> None:
+    """What a key gets through an attention of 1e-33, with a loss of 1e-8: subnormal as it is, and slow on a CPU."""
+    smallest = torch.finfo(torch.float32).tiny
+    for dtype in (torch.float32, torch.bfloat16):
+        scale, found = LossScale(dtype), list[float]()
+        for value in (1.0, scale.value):
+            factor = torch.ones((), requires_grad=True)
+            inner = factor * 1e-33
+            (value * 1e-8 * inner).backward()
+            assert factor.grad is not None
+            found.append(float(factor.grad))
+        assert 0 < found[0] < smallest < found[1]
+        assert scale.undo([factor])
+        assert float(factor.grad) == pytest.approx(found[0], rel=1e-3)
 
 
 def test_half_precision_keeps_gradients_that_would_vanish(tiny_sd1: Path) -> None:
