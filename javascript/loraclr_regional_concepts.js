@@ -45,7 +45,8 @@ var loraclrRegional = window.loraclrRegional || {};
         });
     }
 
-    /** A layout with one region for every concept of a merged file. Undo brings the former one back. False: no panel. */
+    /** A layout with one region for every concept of a merged file, each a picture of its own in the first steps unless
+        the layout says for how long. Undo brings the former one back. False: no panel. */
     function receive({lora, concepts}, tab = "txt2img") {
         const panel = R.panels.get(tab);
         if (!panel || !concepts.length) return false;
@@ -54,11 +55,14 @@ var loraclrRegional = window.loraclrRegional || {};
         panel.setConcepts([...panel.config.concepts.filter((one) => one.file !== lora), ...listed]);
         const boxes = boxesFor(listed.length);
         const regions = listed.map(({name, phrase}, i) => ({id: `r${i + 1}`, name, concept: name, prompt: phrase, shape: {t: "box", r: boxes[i]}}));
-        panel.load(JSON.stringify({...JSON.parse(panel.document.text()), regions}), {source: "layout"});
+        const layout = JSON.parse(panel.document.text());
+        const iso = {...layout.iso, solo: layout.iso?.solo || panel.config.subjectsSolo};
+        panel.load(JSON.stringify({...layout, iso, regions}), {source: "layout"});
         addTag(panel, listed[0]);
         panel.canvas.setTool("select");
         if (typeof inputAccordionChecked === "function") inputAccordionChecked(panel.config.ids.enabled, true);
-        panel.say(`One region for every concept of ${lora}.`);
+        const share = Math.round(100 * iso.solo);
+        panel.say(`One region for every concept of ${lora}; in the first ${share} % of the steps each is a picture of its own.`);
         return true;
     }
 

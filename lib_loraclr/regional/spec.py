@@ -14,6 +14,7 @@ from lib_loraclr.regional.shapes import Shape
 
 VERSION = 1
 MAX_REGIONS = 64
+SUBJECTS_SOLO = 0.4  # what `iso.solo` begins with where every region is a subject; measured by benchmarks/regional.py
 MODES = ("fields", "text")
 RASTERS = ("coverage", "grow", "mix-of-show")
 OVERLAPS = ("average", "weighted", "top")

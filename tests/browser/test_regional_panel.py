@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from lib_loraclr.regional.spec import SUBJECTS_SOLO
+
 pytestmark = pytest.mark.browser
 pytest.importorskip("gradio", reason="gradio is not installed; tools/do.py browser brings it")
 
@@ -303,17 +305,20 @@ def test_the_merge_tab_sends_every_concept_of_its_file(panel: Panel) -> None:
         [0.6667, 0, 1, 1],
     ]
     assert panel.page.locator("#txt2img_prompt textarea").input_value() == "two people <lora:trio:1>"
+    assert panel.spec()["iso"] == {"solo": SUBJECTS_SOLO}
     chooser = panel.page.locator("[data-region=r2]").get_by_label("Concept of a merged LoRA")
     assert chooser.locator("option:checked").inner_text() == "bert — trio"  # not the bert of another file
     panel.page.locator(".loraclr-canvas").focus()
     panel.page.keyboard.press("Control+z")
     panel.page.keyboard.press("Control+z")
     assert panel.spec() == TWO
+    panel.load({**TWO, "iso": {"solo": 0.2}})
     seven = [{"name": f"c{k}", "trigger": f"t{k}"} for k in range(7)]
     panel.page.evaluate("sent => loraclrRegional.receive(sent)", {"lora": "many", "concepts": seven})
     boxes = [region["shape"]["r"] for region in panel.spec()["regions"]]
     assert boxes[3] == [0.75, 0, 1, 0.5]
     assert boxes[6] == [0.6667, 0.5, 1, 1]
+    assert panel.spec()["iso"] == {"solo": 0.2}
 
 
 def test_server_counts_tokens_and_shows_the_exact_weights(panel: Panel) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lib_loraclr.regional import Box, Region, RegionalSpec, spec_as_json
 from lib_loraclr.regional.rules import Rule, ruled
-from lib_loraclr.regional.spec import MAX_REGIONS
+from lib_loraclr.regional.spec import MAX_REGIONS, SUBJECTS_SOLO
 
 FieldForm = dict[str, Any]
 
@@ -110,6 +110,7 @@ def panel_form() -> dict[str, Any]:
     return {
         "defaults": {"spec": spec, "region": region},
         "maxRegions": MAX_REGIONS,
+        "subjectsSolo": SUBJECTS_SOLO,
         "regionFields": [_field(key, rules[key], *form) for key, form in REGION_FIELDS.items()],
         "groups": [
             {"label": label, "fields": [_field(key, layout[key], *form) for key, form in fields.items()]}
