@@ -12,7 +12,7 @@ DIR/ablation.html.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import figures
-from benchmarks.fidelity import ROOT, open_study, parser_of, write_json
+from benchmarks.fidelity import open_study, parser_of, results_of, wanted, write_json
 from benchmarks.gathering import INPUTS
 from benchmarks.study import SINGLE, Study, Unit, draw_concepts, run
 from benchmarks.ways import Way
@@ -84,8 +84,11 @@ def ablation_units(study: Study, count: int, values: Mapping[str, Sequence[Any]]
     return found
 
 
-def ablation(study: Study, count: int, values: Mapping[str, Sequence[Any]], out: Path) -> None:
-    """Everything that is not measured yet; results after every unit."""
+def ablation(
+    study: Study, count: int, values: Mapping[str, Sequence[Any]], out: Path,
+    asked: Callable[[str, Unit], bool] = lambda parameter, unit: True,
+) -> None:  # fmt: skip
+    """Everything that is asked for and not measured yet; results, of all that is known, after every unit."""
     units = ablation_units(study, count, values)
 
     def write() -> None:
@@ -93,7 +96,7 @@ def ablation(study: Study, count: int, values: Mapping[str, Sequence[Any]], out:
         rows = [{"parameter": p, "value": v, **row} for p, v, row in found if row is not None]
         write_json(out / "ablation.json", rows)
 
-    run(study, [unit for _, _, unit in units], None, write)
+    run(study, [unit for parameter, _, unit in units if asked(parameter, unit)], None, write)
     write()
 
 
@@ -101,13 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__)
     parser.add_argument("--parameters", nargs="+", choices=tuple(VALUES), help="only these")
     given = parser.parse_args(arguments)
-    out = given.out or (ROOT / "outputs" / "study-reduced" if given.reduced else ROOT / "benchmarks" / "results")
-    study = open_study(given)
+    out, study, chosen = results_of(given), open_study(given), wanted(given)
     values = REDUCED_VALUES if given.reduced else VALUES
-    values = {name: chosen for name, chosen in values.items() if not given.parameters or name in given.parameters}
+    names = ("single", "default", *(given.parameters or values))
     count = (given.counts or [REDUCED_COUNT if given.reduced else COUNT])[0]
     with study.world.host.ready():
-        ablation(study, count, values, out)
+        ablation(study, count, values, out, lambda parameter, unit: parameter in names and chosen(unit))
     study.progress.close()
     figures.write_ablation(out)
     print(f"wrote {out / 'ablation.json'} and {out / 'ablation.html'}")

@@ -3,11 +3,13 @@
     python benchmarks/fidelity.py              the whole study: hours on a CPU, goes on where it was stopped
     python benchmarks/fidelity.py --reduced    the main methods, N = 2 and 8, four pictures a concept: minutes
 
-Writes after every unit of work: DIR/fidelity.json, a list of rows {method, options, n, draw, text, image,
-identity_cosine, identity_rate, worst_identity_cosine, drift}; DIR/combinations.json, the same with `combination`, for
-style + character pairs, objects, character + animal; DIR/fidelity_details.json, settings, the measuring stick's own
-errors and every concept's numbers; at the end figures (PNG) and DIR/fidelity.html. DIR is benchmarks/results for the
-whole study and outputs/study-reduced for the reduced one. Same seeds, same machine, same JSON.
+Writes after every unit of work: DIR/units.jsonl, every concept's numbers, from which a later study goes on;
+DIR/fidelity.json, a list of rows {method, options, n, draw, text, image, identity_cosine, identity_rate,
+worst_identity_cosine, drift}; DIR/combinations.json, the same with `combination`, for style + character pairs, objects,
+character + animal; DIR/fidelity_details.json, settings and the measuring stick's own errors; at the end figures (PNG)
+and DIR/fidelity.html. DIR is benchmarks/results for the whole study and outputs/study-reduced for the reduced one.
+`--counts`, `--draws`, `--methods`, `--only` say what is measured now; the results hold everything that has been.
+Without DIR/units.jsonl all of it is measured anew. Same seeds, same machine, same JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import figures
 from benchmarks.orthogonal import Trainer
-from benchmarks.study import FULL, REDUCED, Scale, Study, Unit, picture_folder, planned, run
+from benchmarks.study import FULL, REDUCED, SINGLE, Study, Unit, picture_folder, planned, run
+from benchmarks.units import Units
 from benchmarks.ways import Maker, Way, study_ways
 from benchmarks.world import World, open_world
 from lib_loraclr.cli.progress import BarProgress
@@ -36,6 +39,7 @@ from lib_loraclr.jobs.options import DEFAULT_METHOD
 from lib_loraclr.jobs.output import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("main", "combinations", "variants")
 LOOKED_AT = 8  # concepts whose pictures, of main ways, are kept for grid, page and rating
 
 
@@ -65,20 +69,10 @@ def combination_units(study: Study, ways: Sequence[Way]) -> list[tuple[str, Unit
     return units
 
 
-def details(study: Study, units: Sequence[Unit]) -> dict[str, Any]:
-    """What the rows are made of."""
-    found = []
-    for unit in units:
-        data = study.found(unit)
-        if data is not None:
-            scores = [{k: v for k, v in s.items() if k not in ("identity", "threshold")} for s in data["scores"]]
-            found.append({"method": unit.way.method, "options": unit.way.shown, "label": unit.way.label, "n": unit.n,
-                          "draw": unit.draw, "concepts": data["concepts"], "scores": scores})  # fmt: skip
-    return {
-        "settings": {**study.settings, "default": complete_options(DEFAULT_METHOD, {})},
-        "stick": study.world.stick,
-        "units": found,
-    }
+def details(study: Study) -> dict[str, Any]:
+    """What the rows depend on, and how well the measuring stick measures."""
+    settings = {**study.settings, "default": complete_options(DEFAULT_METHOD, {})}
+    return {"settings": settings, "stick": study.world.stick}
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
@@ -86,10 +80,10 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--reduced", action="store_true", help="a small study in minutes")
     parser.add_argument("--miniature", type=Path, default=ROOT / "miniature", help="folder with concepts.json")
-    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "study", help="units, statistics, pictures")
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "study", help="statistics, updates, pictures")
     parser.add_argument("--out", type=Path, help="where the results go")
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of concepts")
-    parser.add_argument("--draws", type=int)
+    parser.add_argument("--draws", type=int, nargs="+", help="which draws of them, from 0")
     parser.add_argument("--pictures", type=int, help="pictures per concept")
     parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--device", default="cpu")
@@ -97,19 +91,11 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def scale_of(given: argparse.Namespace) -> Scale:
-    """How large the study is."""
-    scale = REDUCED if given.reduced else FULL
-    changes = {
-        "counts": tuple(given.counts) if given.counts else None, "draws": given.draws, "pictures": given.pictures,
-    }  # fmt: skip
-    return replace(scale, **{name: value for name, value in changes.items() if value is not None})
-
-
 def open_study(given: argparse.Namespace) -> Study:
     """The study of these arguments, with the model loaded."""
     torch.set_num_threads(given.threads)
-    scale = scale_of(given)
+    scale = REDUCED if given.reduced else FULL
+    scale = replace(scale, pictures=given.pictures or scale.pictures)
     world = open_world(given.miniature, held_out=scale.held_out, device=given.device)
     progress = BarProgress()
     trainer = None
@@ -117,13 +103,24 @@ def open_study(given: argparse.Namespace) -> Study:
         checkpoint = world.set.checkpoint or given.miniature / "miniature.safetensors"
         trainer = Trainer(checkpoint, given.work / "orthogonal", device=given.device)
     maker = Maker(world, given.work, progress, trainer)
-    return Study(world, given.work, scale, progress, maker)
+    return Study(world, given.work, Units(results_of(given) / "units.jsonl"), scale, progress, maker)
 
 
-def chosen_ways(given: argparse.Namespace, scale: Scale) -> list[Way]:
-    """The ways of this study."""
-    ways = [way for way in study_ways() if way.main or not scale.main_only]
-    return [way for way in ways if not given.methods or way.method in given.methods]
+def results_of(given: argparse.Namespace) -> Path:
+    """Where the results go."""
+    return given.out or (ROOT / "outputs" / "study-reduced" if given.reduced else ROOT / "benchmarks" / "results")
+
+
+def wanted(given: argparse.Namespace) -> Callable[[Unit], bool]:
+    """Whether the arguments ask for a unit."""
+
+    def asked(unit: Unit) -> bool:
+        counts, draws, methods = given.counts, given.draws, given.methods
+        by_count = not counts or unit.n in counts
+        by_method = not methods or unit.way.method in (*methods, SINGLE.method)
+        return by_count and by_method and (draws is None or unit.draw in draws)
+
+    return asked
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -132,8 +129,11 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def fidelity(study: Study, ways: Sequence[Way], out: Path) -> EvaluationFolder | None:
-    """Everything that is not measured yet; results after every unit."""
+def fidelity(
+    study: Study, ways: Sequence[Way], out: Path, asked: Callable[[Unit], bool] = lambda unit: True,
+    parts: Sequence[str] = PARTS,
+) -> EvaluationFolder | None:  # fmt: skip
+    """Everything that is asked for and not measured yet; results, of all that is known, after every unit."""
     units = planned(study, ways)
     pairs = combination_units(study, ways)
 
@@ -141,25 +141,30 @@ def fidelity(study: Study, ways: Sequence[Way], out: Path) -> EvaluationFolder |
         write_json(out / "fidelity.json", study.rows(units))
         mixed = [(name, study.row(unit)) for name, unit in pairs]
         write_json(out / "combinations.json", [{"combination": n, **row} for n, row in mixed if row is not None])
-        write_json(out / "fidelity_details.json", details(study, units))
+        write_json(out / "fidelity_details.json", details(study))
 
     largest = [unit for unit in units if unit.draw == 0 and unit.n <= LOOKED_AT]
     looked_at = max(largest, key=lambda unit: unit.n).names if largest else ()
     keep = picture_folder(study, looked_at) if looked_at else None
-    main = [unit for unit in units if unit.way.main]
-    run(study, main, keep, write)
-    run(study, [unit for _, unit in pairs], None, write)
-    run(study, [unit for unit in units if not unit.way.main], None, write)
+    chosen = {
+        "main": [unit for unit in units if unit.way.main],
+        "combinations": [unit for _, unit in pairs],
+        "variants": [unit for unit in units if not unit.way.main],
+    }
+    for part in parts:
+        run(study, filter(asked, chosen[part]), keep if part == "main" else None, write)
+    write()
     return keep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = parser_of(__doc__).parse_args(arguments)
-    out = given.out or (ROOT / "outputs" / "study-reduced" if given.reduced else ROOT / "benchmarks" / "results")
-    study = open_study(given)
-    ways = chosen_ways(given, study.scale)
+    parser = parser_of(__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="a part of the study")
+    given = parser.parse_args(arguments)
+    out, study = results_of(given), open_study(given)
+    ways = [way for way in study_ways() if way.main or not study.scale.main_only]
     with study.world.host.ready():
-        folder = fidelity(study, ways, out)
+        folder = fidelity(study, ways, out, wanted(given), given.only)
     study.progress.close()
     figures.write_fidelity(out, folder)
     print(f"wrote {out / 'fidelity.json'} and {out / 'fidelity.html'}")

@@ -18,9 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.fidelity import ROOT, chosen_ways, open_study, parser_of, write_json
+from benchmarks.fidelity import open_study, parser_of, results_of, write_json
 from benchmarks.study import Study, Unit, draw_concepts
-from benchmarks.ways import Way
+from benchmarks.ways import Way, study_ways
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.jobs.evaluation.painting import paint, sampling_steps
 from lib_loraclr.jobs.evaluation.scores import rounded, score
@@ -79,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(counts=[COUNT], pictures=PICTURES, methods=["gradient-fusion"])
     given = parser.parse_args(arguments)
     study = open_study(given)
-    ways = [way for way in chosen_ways(given, study.scale) if way.main]
+    ways = [way for way in study_ways() if way.main and way.method in given.methods]
     with study.world.host.ready():
-        rows = parts(study, ways, given.counts[0], given.out or ROOT / "benchmarks" / "results")
+        rows = parts(study, ways, given.counts[0], results_of(given))
     study.progress.close()
     for row in rows:
         print(f"{row['part']:<20} {row['identity_cosine']:.3f}  worst {row['worst_identity_cosine']:.3f}")

@@ -1,7 +1,6 @@
 """A study in units that are kept: one unit is one way of merging, some concepts, their pictures measured.
 
-Units are JSON files in the work folder, named by all that they depend on, so a study goes on where it was stopped, a
-larger one finds what a smaller one has done, and nothing stale is ever found. Rows are made of units in a fixed order.
+Rows are made of units (benchmarks/units.py) in a fixed order.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.units import Units
 from benchmarks.ways import Maker, Way
 from benchmarks.world import World
 from lib_loraclr.hosts.ports import Progress
@@ -25,7 +25,6 @@ from lib_loraclr.jobs.evaluation.folder import EvaluationFolder, read_picture, w
 from lib_loraclr.jobs.evaluation.meters import Pictures
 from lib_loraclr.jobs.evaluation.painting import paint, sampling_steps
 from lib_loraclr.jobs.evaluation.scores import ConceptScore, drift, make_row, rounded, score
-from lib_loraclr.jobs.output import write_text
 
 SINGLE = Way("single")
 NEUTRAL_SEEDS = 2
@@ -63,10 +62,11 @@ class Unit:
 
 @dataclass
 class Study:
-    """Makes, measures and finds units."""
+    """Makes, measures and finds units; updates, statistics and pictures are in `work`, which may be emptied."""
 
     world: World
     work: Path
+    units: Units
     scale: Scale
     progress: Progress
     maker: Maker
@@ -83,7 +83,7 @@ class Study:
             "seed": SEED,
             "brush": asdict(world.set.brush),
             "neutral_prompts": list(world.set.neutral[: self.scale.neutral]),
-            "thresholds": {name: round(value, 6) for name, value in world.meters.thresholds.items()},
+            "thresholds": {name: round(value, 4) for name, value in world.meters.thresholds.items()},
         }
 
     @cached_property
@@ -91,19 +91,14 @@ class Study:
         return {s.name: hashlib.sha256(s.choice.file.read_bytes()).hexdigest() for s in self.world.set.subjects}
 
     def key(self, unit: Unit) -> str:
-        """Names the unit's file."""
+        """Names the unit."""
         loras = {name: self._shas[name] for name in unit.names}
         text = json.dumps([self.settings, unit.way.identity(self.world), loras, unit.joint], sort_keys=True)
         return f"{unit.way.method}-{len(unit.names)}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
-    def path(self, unit: Unit) -> Path:
-        """Where the unit is kept."""
-        return self.work / "units" / f"{self.key(unit)}.json"
-
     def found(self, unit: Unit) -> dict[str, Any] | None:
         """The unit, if it has been measured."""
-        path = self.path(unit)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return self.units.find(self.key(unit))
 
     def measure(self, unit: Unit, keep: EvaluationFolder | None = None) -> dict[str, Any]:
         """Merge, paint and score, or find it done; `keep` is the folder whose pictures people look at."""
@@ -122,12 +117,11 @@ class Study:
             "method": unit.way.method,
             "options": unit.way.shown,
             "concepts": list(unit.names),
-            "scores": [_stored(s) for s in scores],
+            "scores": [s.as_dict() for s in scores],
             "drift": rounded(drifted),
             "seconds": round(time.perf_counter() - start, 1),
         }
-        self.path(unit).parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path(unit), json.dumps(data, indent=1) + "\n")
+        self.units.put(self.key(unit), data)
         if keep is not None:
             self._keep(unit, keep, pictures)
         return data
@@ -189,14 +183,13 @@ class Study:
             if any(part is None for part in parts):
                 return None
             known = [part for part in parts if part is not None]
-            scores = [_score(item) for part in known for item in part["scores"]]
+            scores = [item for part in known for item in part["scores"]]
             drifted = float(np.mean([part["drift"] for part in known]))
             return make_row("single", {}, unit.n, unit.draw, scores, drifted)
         data = self.found(unit)
         if data is None:
             return None
-        scores = [_score(item) for item in data["scores"]]
-        return make_row(unit.way.method, unit.way.shown, unit.n, unit.draw, scores, data["drift"])
+        return make_row(unit.way.method, unit.way.shown, unit.n, unit.draw, data["scores"], data["drift"])
 
     def rows(self, units: Iterable[Unit]) -> list[dict[str, Any]]:
         """Rows of the units that are done, in the order given."""
@@ -254,9 +247,10 @@ def planned(study: Study, ways: Sequence[Way]) -> list[Unit]:
     return units
 
 
-def run(study: Study, units: Sequence[Unit], keep: EvaluationFolder | None, after: Any) -> None:
+def run(study: Study, units: Iterable[Unit], keep: EvaluationFolder | None, after: Any) -> None:
     """Measure what is not there yet, calling `after()` behind every unit; `keep` takes the units of its concepts."""
     looked_at = tuple(concept["name"] for concept in keep.data["concepts"]) if keep is not None else ()
+    units = list(units)
     for number, unit in enumerate(units, 1):
         study.progress.message(f"unit {number} of {len(units)}: {unit.way.label}, N = {unit.n}, draw {unit.draw}")
         wanted = keep if unit.names == looked_at and not unit.joint else None
@@ -274,13 +268,3 @@ def _joined(
     scores = [s for part in parts for s in part[0]]
     pictures = {name: painted for part in parts for name, painted in part[1].items()}
     return scores, pictures, float(np.mean([part[2] for part in parts]))
-
-
-def _stored(found: ConceptScore) -> dict[str, Any]:
-    return {**found.as_dict(), "identity": [rounded(v) for v in found.identity], "threshold": rounded(found.threshold)}
-
-
-def _score(item: dict[str, Any]) -> ConceptScore:
-    return ConceptScore(
-        item["name"], item["text"], item["image"], tuple(item["identity"]), item["threshold"], item["nearest"]
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,11 @@ class Way:
         if self.method not in {*MODEL_FREE, "gradient-fusion", "contrastive"}:
             return {"method": self.method, **self.shown}
         options = MergeOptions((LoraChoice(Path("x")),), Path("x"), method=self.method, option=dict(self.options))
-        complete = dict(plan_of(options).options.option)
-        if self.preset != "best":
-            complete.pop("distill", None)  # nothing is distilled
+        plan = plan_of(replace(options, preset=self.preset))
+        complete = dict(plan.options.option)
+        complete.pop("distill", None)
+        if plan.distill.steps:
+            complete["distill"] = asdict(plan.distill)
         return {"method": self.method, **complete, "rank": self.rank, "preset": self.preset, "inputs": self.inputs}
 
 

@@ -14,10 +14,11 @@ from tiny_loras import Recorder
 
 from benchmarks import figures
 from benchmarks.ablation import VALUES, ablation, default_of, way_of
-from benchmarks.fidelity import combinations, fidelity
+from benchmarks.fidelity import combinations, fidelity, parser_of, wanted
 from benchmarks.gathering import INPUTS
 from benchmarks.parts import PARTS, hybrid, parts
 from benchmarks.study import SINGLE, Scale, Study, Unit, draw_concepts, planned
+from benchmarks.units import Units
 from benchmarks.ways import Maker, Way, is_default, study_ways
 from benchmarks.world import World
 from lib_loraclr.core.methods import METHODS, complete_options
@@ -41,7 +42,9 @@ class Silent(Recorder):
 
 def study_in(world: World, work: Path, **changes: object) -> Study:
     progress = Silent()
-    return Study(world, work, replace(SCALE, **changes), progress, Maker(world, work, progress))
+    return Study(
+        world, work, Units(work / "units.jsonl"), replace(SCALE, **changes), progress, Maker(world, work, progress)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,17 +99,52 @@ def test_a_summed_unit_is_the_stack_painted_and_scored(done: tuple[Study, Path, 
 def test_it_resumes_and_repeats(done: tuple[Study, Path, EvaluationFolder], tmp_path: Path, toy: World) -> None:
     study, out, _ = done
     again = study_in(toy, study.work)
-    lost = again.path(Unit(WAYS[1], ("zor", "kib"), 2, 0))
-    lost.unlink()
-    others = {path: path.stat().st_mtime_ns for path in (study.work / "units").iterdir()}
+    lost = again.key(Unit(WAYS[1], ("zor", "kib"), 2, 0))
+    lines = study.units.path.read_text().splitlines(keepends=True)
+    again.units = Units(tmp_path / "units.jsonl")
+    again.units.path.write_text("".join(line for line in lines if lost not in line))
     with toy.host.ready():
         fidelity(again, WAYS, tmp_path)
-    assert lost.is_file()
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in others.items())
+    assert again.units.path.read_text().splitlines()[-1].startswith(f'{{"key": "{lost}"')
+    assert len(again.units.path.read_text().splitlines()) == len(lines)
     for name in ("fidelity.json", "combinations.json", "fidelity_details.json"):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
     painted = [name for name, _ in again.progress.phases if name.startswith("Painting")]
     assert painted == ["Painting stacked sum, 2"]
+
+
+def test_a_part_of_the_study_keeps_the_rows_of_the_others(
+    done: tuple[Study, Path, EvaluationFolder], tmp_path: Path, toy: World
+) -> None:
+    study, out, _ = done
+    again, given = study_in(toy, study.work), parser_of("x").parse_args(["--counts", "2", "--methods", "sum"])
+    asked: list[Unit] = []
+
+    def remembered(unit: Unit) -> bool:
+        asked.extend([unit] if wanted(given)(unit) else [])
+        return False
+
+    with toy.host.ready():
+        fidelity(again, WAYS, tmp_path, remembered, ["main"])
+    assert {(unit.way.method, unit.n) for unit in asked} == {("single", 2), ("sum", 2)}
+    assert (tmp_path / "fidelity.json").read_bytes() == (out / "fidelity.json").read_bytes()
+
+
+def test_units_of_several_studies_in_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "units.jsonl"
+    one, other = Units(path), Units(path)
+    assert one.find("a") is None
+    one.put("a", {"drift": 0.5})
+    other.put("b", {"drift": None})
+    assert (one.find("b"), other.find("a")) == ({"drift": None}, {"drift": 0.5})
+    other.put("a", {"drift": 0.25})
+    assert Units(path).find("a") == {"drift": 0.25}, "the last one counts"
+    with path.open("a") as file:
+        file.write('{"key": "c", "drift"')  # the machine stopped here
+    assert Units(path).find("c") is None
+    other.put("d", {"drift": 1.0})
+    again = Units(path)
+    assert [again.find(key) for key in "bcd"] == [{"drift": None}, None, {"drift": 1.0}]
 
 
 def test_units_are_named_by_what_they_depend_on(toy: World, tmp_path: Path) -> None:
@@ -242,9 +280,9 @@ def test_parts_begin_at_the_single_loras_and_end_at_the_merge(toy: World, tmp_pa
     with toy.host.ready():
         rows = parts(study, [way], 2, tmp_path)
         names = draw_concepts(toy, 2, 0)
-        single = [study.measure(Unit(SINGLE, (name,), 1, 0))["scores"][0]["identity"] for name in names]
+        single = [study.measure(Unit(SINGLE, (name,), 1, 0))["scores"][0]["identity_cosine"] for name in names]
         merged = study.measure(Unit(way, names, 2, 0))["scores"]
     assert [rows[0]["part"], rows[-1]["part"]] == ["none", "all"]
     assert rows[0]["identity_cosine"] == pytest.approx(np.mean(single), abs=2e-4)
-    assert rows[-1]["identity_cosine"] == pytest.approx(np.mean([s["identity"] for s in merged]), abs=2e-4)
+    assert rows[-1]["identity_cosine"] == pytest.approx(np.mean([s["identity_cosine"] for s in merged]), abs=2e-4)
     assert len({row["identity_cosine"] for row in rows}) > 1

@@ -77,7 +77,7 @@ def test_styles_have_their_own_meter_and_rivals():
 def test_a_row_has_exactly_the_named_fields():
     meters = Meters(Colour(), Colour(), thresholds={"colour": 0.5})
     scores = [
-        score(name, flat(colour), ["x"], References.of("character", flat(RED), meters), meters)
+        score(name, flat(colour), ["x"], References.of("character", flat(RED), meters), meters).as_dict()
         for name, colour in (("a", RED), ("b", YELLOW))
     ]
     row = make_row("m", {"k": 1}, 2, 3, scores, 0.25)

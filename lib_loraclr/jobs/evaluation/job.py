@@ -175,10 +175,11 @@ class _Job:
         drifted = self._drift(way, progress) if way.neutral is not None else None
         self.folder.put_way(way.name, way.label, counts)
         rows: list[dict[str, Any]] = [row for row in self.folder.data["rows"] if row["method"] != way.name]
-        rows.append(make_row(way.name, {}, len(options.subjects), 0, scores, drifted))
+        known = [s.as_dict() for s in scores]
+        rows.append(make_row(way.name, {}, len(options.subjects), 0, known, drifted))
         order = list(dict.fromkeys([*(known.name for known in self.ways), *(row["method"] for row in rows)]))
         self.folder.data["rows"] = sorted(rows, key=lambda row: order.index(row["method"]))
-        self.folder.data.setdefault("scores", {})[way.name] = [s.as_dict() for s in scores]
+        self.folder.data.setdefault("scores", {})[way.name] = known
         self.folder.save()
 
     def _painted(

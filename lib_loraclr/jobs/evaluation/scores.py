@@ -127,20 +127,20 @@ def make_row(
     options: Mapping[str, Any],
     n: int,
     draw: int,
-    scores: Sequence[ConceptScore],
+    scores: Sequence[Mapping[str, Any]],
     drifted: float | None,
 ) -> dict[str, Any]:
-    """One line of a table: means over concepts, and the concept that fares worst."""
-    identities = [s.identity_cosine for s in scores if s.identity_cosine is not None]
+    """One line of a table: means over concepts (`ConceptScore.as_dict`), and the concept that fares worst."""
+    identities = [s["identity_cosine"] for s in scores if s["identity_cosine"] is not None]
     return {
         "method": method,
         "options": dict(options),
         "n": n,
         "draw": draw,
-        "text": _mean([s.text for s in scores]),
-        "image": _mean([s.image for s in scores]),
+        "text": _mean([s["text"] for s in scores]),
+        "image": _mean([s["image"] for s in scores]),
         "identity_cosine": _mean(identities),
-        "identity_rate": _mean([s.identity_rate for s in scores]),
+        "identity_rate": _mean([s["identity_rate"] for s in scores]),
         "worst_identity_cosine": rounded(min(identities, default=None)),
         "drift": rounded(drifted),
     }
