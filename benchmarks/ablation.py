@@ -41,7 +41,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "sampling_steps": (3, 5, 10, 20),
     "prompts": (1, 2, 4, 8),
     "rank": ("exact", "4", "8", "16", "32", "energy=0.99", "energy=0.95"),
-    "distill": (0, 12, 25, 50, 100),
+    "distill": (0, 25, 50, 100, 200),
     "distilled weight": (0.0, 1.0),
 }
 REDUCED_VALUES = {name: values[:: max(1, len(values) // 2)] for name, values in VALUES.items()}

@@ -51,9 +51,10 @@ def record(
     Call it inside `host.ready()`; LoRAs are injected by hooks, which are gone afterwards.
     """
     rows = LessonMaker(host, settings, capture, progress)
+    # the text's templates are more than those of pictures: scenes that are never asked for are forgotten
+    drawn = replace(capture, prompts=settings.pictures, preset="full", sample_templates=capture.text_templates)
     for concept in concepts:
-        few = replace(capture, prompts=settings.pictures, preset="full")
-        run = next(run for run in concept_runs(concept, concept.deltas, few, ROUND) if run.sampled)
+        run = next(run for run in concept_runs(concept, concept.deltas, drawn, ROUND) if run.sampled)
         rows.add(run, concept.deltas)
     base = replace(capture, neutral_prompts=settings.neutral, preset="full")
     for run in neutral_runs(concepts, {}, base, ROUND):

@@ -21,8 +21,8 @@ class DistillSettings:
     rate: float = 0.03
     rows: int = 12
     neutral_every: int = 4
-    pictures: int = 8
-    neutral: int = 16
+    pictures: int = 16
+    neutral: int = 32
     levels: int = 16
     cfg_scale: float = 4.0
     exam: int = 2

@@ -29,7 +29,7 @@ JOB_OPTIONS: tuple[Option, ...] = (
     Option(
         "memory_budget", _DEFAULT.memory_budget_mib, "MiB of statistics held at a time; less samples more often.", 1
     ),
-    Option("distill", 50, "Preset best: steps a LoRA in which the merge learns what each one predicts.", 0, 10000),
+    Option("distill", 100, "Preset best: steps a LoRA in which the merge learns what each one predicts.", 0, 10000),
 )
 
 
