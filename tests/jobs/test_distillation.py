@@ -14,6 +14,7 @@ from tiny_loras import Recorder
 from torch import Tensor
 
 from lib_loraclr.capture import CaptureConcept, inject
+from lib_loraclr.capture.prompts import HELD_OUT_TEMPLATES, TEXT_TEMPLATES
 from lib_loraclr.core.deltas import Delta, Dense, LowRank
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.distill import Lessons, distill, record, run
@@ -50,6 +51,18 @@ def test_lessons_are_what_the_single_loras_predict(
         assert all((concept is None) or concept.name in lessons.prompts[k] for k in rows)
     assert [lessons.prompts[k] for k in lessons.groups[-1]].count("") >= 4  # guidance asks the empty prompt
     assert len(set(lessons.steps)) > 12
+
+
+def test_lessons_are_in_more_places_than_the_captured_pictures(
+    host: StandaloneHost, concepts: list[CaptureConcept]
+) -> None:
+    many = replace(SETTINGS, pictures=len(TEXT_TEMPLATES), neutral=1, levels=1)
+    with host.ready():
+        found = record(host, concepts[:1], many, CAPTURE, Recorder(phases=[("record", 0)]))
+    assert len(set(found.prompts[: len(TEXT_TEMPLATES)])) == len(TEXT_TEMPLATES) > len(CAPTURE.sample_templates)
+    assert any("in the snow" in prompt for prompt in found.prompts)
+    exam = {template.format(c=f"{concepts[0].name} man", other="a dog") for template in HELD_OUT_TEMPLATES}
+    assert exam.isdisjoint(found.prompts), "an exam is no lesson"
 
 
 def test_every_step_of_progress_is_made(host: StandaloneHost, concepts: list[CaptureConcept]) -> None:
