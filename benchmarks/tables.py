@@ -76,14 +76,15 @@ def fidelity_columns(rows: Rows) -> str:
     """One line per main way at the largest N: every measure, mean over draws."""
     largest = max((row["n"] for row in rows), default=0)
     chosen = [row for row in rows if row["n"] == largest and is_main(row)]
-    return _measures("method", ((label(*way), mine) for way, mine in _by_way(chosen)))
+    return _measures(f"method, N = {largest}", ((label(*way), mine) for way, mine in _by_way(chosen)))
 
 
 def fidelity_variants(rows: Rows) -> str:
-    """One line per variant (anchor, rounds, balance, negatives) at the largest N."""
-    largest = max((row["n"] for row in rows), default=0)
-    chosen = [row for row in rows if row["n"] == largest and not is_main(row)]
-    return _measures("method", ((label(*way), mine) for way, mine in _by_way(chosen)))
+    """One line per variant (anchor, rounds, balance, negatives) at the largest N that has them."""
+    variants = [row for row in rows if not is_main(row)]
+    largest = max((row["n"] for row in variants), default=0)
+    chosen = [row for row in variants if row["n"] == largest]
+    return _measures(f"method, N = {largest}", ((label(*way), mine) for way, mine in _by_way(chosen)))
 
 
 def combinations(rows: Rows) -> str:

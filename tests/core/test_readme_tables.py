@@ -81,7 +81,7 @@ def test_identity_by_method_and_number(tables):
 
 def test_every_measure_at_the_largest_number(tables):
     lines = tables.fidelity_columns(ROWS).splitlines()
-    assert lines[0] == "| method | text | image | identity | recognised | worst identity | drift |"
+    assert lines[0] == "| method, N = 12 | text | image | identity | recognised | worst identity | drift |"
     assert lines[2:] == [
         "| single LoRAs | 0.900 | - | 0.700 | 1.000 | 0.600 | 0.250 |",
         "| contrastive | 0.900 | - | 0.400 | 1.000 | 0.300 | 0.250 |",
