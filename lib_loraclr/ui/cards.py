@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from lib_loraclr.hosts.application import CatalogueEntry
 from lib_loraclr.ui.choices import Choice
 from lib_loraclr.ui.facts import Facts
 from lib_loraclr.ui.kinds import KINDS
@@ -18,9 +19,10 @@ TAG_HINT = "Frequent training tags:"
 
 @dataclass(frozen=True)
 class Card:
-    """A choice with what is known about its file."""
+    """A choice with its place in the catalogue and what is known about its file."""
 
     choice: Choice
+    entry: CatalogueEntry
     facts: Facts
     thumbnail: str = ""
 

@@ -13,7 +13,7 @@ from typing import Any
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.hosts.application import Application, CatalogueEntry
 from lib_loraclr.hosts.ports import Progress
-from lib_loraclr.jobs.expected import expected_phases
+from lib_loraclr.jobs.expected import Passes, expected_phases
 from lib_loraclr.jobs.merge import merge
 from lib_loraclr.jobs.options import MergeOptions
 from lib_loraclr.jobs.settings import Plan, plan_of
@@ -21,7 +21,7 @@ from lib_loraclr.ui import choices as chosen
 from lib_loraclr.ui import settings
 from lib_loraclr.ui.cards import Card, cards_html
 from lib_loraclr.ui.choices import Choice
-from lib_loraclr.ui.estimate import Pace, estimate, estimate_html, picture_steps
+from lib_loraclr.ui.estimate import Pace, estimate, estimate_html
 from lib_loraclr.ui.facts import FileFacts
 from lib_loraclr.ui.interference import Interferences, interference_html
 from lib_loraclr.ui.picker import list_html, model_html, row_html, row_of
@@ -84,10 +84,7 @@ class TabController:
         """The matrix of the chosen files; "" when a newer question made it pointless."""
         try:
             cards, _ = self._cards(selection)
-            entries = self._entries()
-            return interference_html(
-                self.interferences.of([(c.choice.name, entries[c.choice.name].path) for c in cards])
-            )
+            return interference_html(self.interferences.of([(c.choice.name, c.entry.path) for c in cards]))
         except Cancelled:
             return ""
         except InputError as error:
@@ -118,7 +115,7 @@ class TabController:
             if not cards:
                 return ""
             plan = self._plan(cards, settings.named(values))
-            layouts = [self.files.layout(self._entries()[card.choice.name].path) for card in cards]
+            layouts = [self.files.layout(card.entry.path) for card in cards]
             cached = self._signature(plan) in self._captured
             return estimate_html(estimate(plan, layouts, self.application.model(), self.pace, cached=cached))
         except InputError as error:
@@ -218,8 +215,8 @@ class TabController:
         signature, model = self._signature(plan), self.application.model()
         if plan.samples:
             if model is not None and signature not in self._captured:
-                steps = picture_steps(plan.capture, len(choices), plan.rounds)
-                self.pace.learn(model, plan, steps, outcome.seconds.get("capture", 0.0))
+                passes = Passes.of(plan, len(choices)).watched(plan.rounds)
+                self.pace.learn(model, plan, passes, outcome.seconds.get("capture", 0.0))
             if plan.options.cache is not None:
                 self._captured.add(signature)
         self.result, self.grid = MergeResult(outcome, choices, data, page), None
@@ -262,14 +259,14 @@ class TabController:
                 continue
             facts = self.files.facts(entry.path)
             picture = self.files.thumbnail(entry.thumbnail)
-            cards.append(Card(chosen.complete(item, entry, facts), facts, picture))
+            cards.append(Card(chosen.complete(item, entry, facts), entry, facts, picture))
         return cards, missing
 
     def _plan(self, cards: Sequence[Card], values: Mapping[str, Any]) -> Plan:
-        model, entries = self.application.model(), self._entries()
+        model = self.application.model()
         options: MergeOptions = settings.options_of(
             values,
-            [card.choice.as_recipe(entries[card.choice.name]) for card in cards],
+            [card.choice.as_recipe(card.entry) for card in cards],
             self.application.catalogue.folder(),
             cache=self.application.cache_folder(),
             device=str(model.device) if model else "auto",

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.moments import moment_dtype
-from lib_loraclr.distill.exam import exam_settings, exam_steps
+from lib_loraclr.distill.exam import exam_steps
 from lib_loraclr.distill.lessons import sampled_steps
 from lib_loraclr.hosts.ports import ModelInfo
+from lib_loraclr.jobs.expected import Passes
 from lib_loraclr.jobs.settings import Plan
 from lib_loraclr.ui.facts import Layout
 from lib_loraclr.ui.words import memory_text, size_text, tag, time_text
@@ -69,7 +70,8 @@ def estimate(
 ) -> Estimate:
     """For the chosen files' layouts; `cached` when a merge with these inputs and capture settings was done before."""
     count = len(layouts)
-    pictures = 0 if cached else picture_steps(plan.capture, count, plan.rounds) if plan.samples else 0
+    passes = Passes.of(plan, count)
+    pictures = 0 if cached else passes.watched(plan.rounds)
     steps = 0 if cached else denoising_steps(plan.capture, count, plan.rounds) if plan.samples else 0
     widths = distinct_inputs(layouts)
     value_bytes = moment_dtype(model.device if model else "cpu").itemsize
@@ -79,10 +81,10 @@ def estimate(
     if plan.samples:
         widest = max(widths.values(), default=0)
         memory += min(grams, plan.capture.memory_budget_mib) + (count + 3) * value_bytes * widest**2 / 2**20
-        passes = max(1.0, grams / plan.capture.memory_budget_mib)
-        pictures, steps = round(pictures * passes), round(steps * passes)
+        repeated = max(1.0, grams / plan.capture.memory_budget_mib)
+        pictures, steps = round(pictures * repeated), round(steps * repeated)
     if plan.distill.steps and not cached:
-        pictures += distilled_pictures(plan, count)
+        pictures += passes.distilled
         steps += exam_steps(count, plan.distill, plan.capture)
         steps += sampled_steps(count, plan.distill, plan.capture) + plan.distill.steps
     seconds: float | None = _solve_seconds(plan, layouts, widths, model)
@@ -92,14 +94,6 @@ def estimate(
         seconds = None if model is None else (seconds or 0.0) + each * pictures
     size, at_most = file_bytes(plan, layouts)
     return Estimate(steps, seconds, measured, memory, size, at_most, cached)
-
-
-def picture_steps(capture: CaptureSettings, concepts: int, rounds: int) -> int:
-    """Denoising steps times pictures in them, over the first capture and all rounds."""
-    if capture.preset != "full":
-        return 0
-    a_round = concepts * capture.prompts + capture.neutral_prompts
-    return capture.steps * (a_round * (rounds + 1) + concepts * capture.held_out_prompts)
 
 
 def denoising_steps(capture: CaptureSettings, concepts: int, rounds: int) -> int:
@@ -112,16 +106,6 @@ def denoising_steps(capture: CaptureSettings, concepts: int, rounds: int) -> int
 
     a_round = concepts * batches(capture.prompts) + batches(capture.neutral_prompts)
     return capture.steps * (a_round * (rounds + 1) + concepts * batches(capture.held_out_prompts))
-
-
-def distilled_pictures(plan: Plan, concepts: int) -> int:
-    """The same for a distillation: guided pictures, their predictions, and a backward pass of twice a forward one."""
-    settings, exam = plan.distill, exam_settings(plan.distill)
-    lessons, asked = (
-        (concepts * one.pictures + one.neutral) * (2 * plan.capture.steps + one.levels) for one in (settings, exam)
-    )
-    answers = (concepts + 1) * (concepts * exam.pictures + exam.neutral) * exam.levels
-    return lessons + asked + answers + 3 * settings.steps * settings.rows
 
 
 def distinct_inputs(layouts: Sequence[Sequence[Layout]]) -> dict[str, int]:

@@ -229,6 +229,29 @@ def test_the_folder_is_shown_unless_the_webui_hides_such_buttons(webui: Any) -> 
     assert webui.application.open_folder is None
 
 
+def test_nobody_sees_the_catalogue_half_read(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A1111 empties its list and fills it again; another request may ask in the meantime."""
+    networks, emptied, asked = webui.networks, threading.Event(), threading.Event()
+    (webui.folder / "x.safetensors").write_bytes(b"")
+    whole = [entry.name for entry in webui.application.catalogue.entries()]
+    assert whole == ["x"]
+
+    def slowly() -> None:
+        found, networks.available_networks = networks.available_networks, {}
+        emptied.set()
+        asked.wait(0.2)  # longer than anybody needs who does not wait
+        networks.available_networks = found
+
+    monkeypatch.setattr(networks, "list_available_networks", slowly)
+    writing = threading.Thread(target=webui.application.catalogue.written, args=(webui.folder / "x.safetensors",))
+    writing.start()
+    assert emptied.wait(10)
+    seen = [entry.name for entry in webui.application.catalogue.entries()]
+    asked.set()
+    writing.join()
+    assert seen == whole
+
+
 def test_the_catalogue_is_the_extension_s_and_a_replaced_file_is_forgotten(webui: Any) -> None:
     from safetensors.torch import save_file
 

@@ -97,3 +97,11 @@ def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: in
     assert names.count("capture") == (0 if rounds is None else rounds + 1)
     learning = ["Solving", "Asking", "Drawing", "Distilling", "Solving", "Writing"]
     assert (names[-6:] == learning) == (preset == "best")
+
+
+def test_a_longer_distillation_is_expected_to_take_longer(tmp_path: Path) -> None:
+    raw = {"lora": ["a.safetensors", "b.safetensors"], "out": "m.safetensors", "device": "cpu"}
+    plans = [plan_of(parse_merge_options({**raw, "option": {"distill": steps}})) for steps in (5, 100)]
+    short, long = (dict(expected_phases(plan)) for plan in plans)
+    assert long["Distilling"] == 20 * short["Distilling"] == 3 * 12 * 200
+    assert long["Drawing"] == short["Drawing"] == (2 * 16 + 32) * (2 * 20 + 16)

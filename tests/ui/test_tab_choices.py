@@ -76,7 +76,7 @@ def test_names_from_files_cannot_break_out_of_the_page(folder: Path) -> None:
     name = '"><img src=x onerror=alert(1)>'
     entry = CatalogueEntry(name, folder / "anna.safetensors", None, {"activation text": name})
     choice = complete({"name": name}, entry, Facts(triggers=(name,), tags=(name,)))
-    texts = [list_html([entry], folder), card_html(Card(choice, Facts(tags=(name,)))), cards_html([], [name])]
+    texts = [list_html([entry], folder), card_html(Card(choice, entry, Facts(tags=(name,)))), cards_html([], [name])]
     texts.append(row_html(row_of(entry, Facts(problem=name), "", None, folder)))
     assert all("<img" not in text and 'src=x onerror=alert(1)>"' not in text for text in texts)
 

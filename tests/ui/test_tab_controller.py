@@ -50,6 +50,22 @@ def test_opening_tells_the_model_and_all_names(controller: TabController) -> Non
     assert rows.count('role="option"') == 5
 
 
+def test_one_look_at_the_list_serves_a_whole_question(
+    controller: TabController, application: FakeApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A WebUI empties its list while it reads its folders again."""
+    whole = list(application.catalogue.entries())
+    for ask in (
+        lambda: controller.interference(TWO),
+        lambda: controller.estimate(TWO, *values()),
+        lambda: controller.merge(TWO, "task(1)", *values(name="both")),
+    ):
+        looks = iter([whole])
+        monkeypatch.setattr(application.catalogue, "entries", lambda looks=looks: next(looks, []))
+        assert "lct-error" not in ask()
+    assert "both" in ended(controller)
+
+
 def test_details_only_of_names_in_the_catalogue(controller: TabController, folder: Path) -> None:
     asked = json.dumps(["anna", "../anna", str(folder / "ben.safetensors"), "cut", 3])
     rows = json.loads(controller.details(asked))["rows"]

@@ -13,11 +13,12 @@ from ui_parts import LAYERS, write_lora
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
 from lib_loraclr.hosts.ports import ModelInfo
+from lib_loraclr.jobs.expected import Passes
 from lib_loraclr.jobs.merge import merge
 from lib_loraclr.jobs.names import free_name, lora_path
 from lib_loraclr.jobs.settings import JOB_OPTIONS, Plan, plan_of
 from lib_loraclr.ui import settings
-from lib_loraclr.ui.estimate import Pace, denoising_steps, estimate, file_bytes, picture_steps
+from lib_loraclr.ui.estimate import Pace, denoising_steps, estimate, file_bytes
 from lib_loraclr.ui.facts import FileFacts
 
 CPU = ModelInfo("tiny", "sd1", "", 64, torch.device("cpu"), torch.float32)
@@ -140,7 +141,7 @@ def test_steps_are_counted_by_hand(folder: Path) -> None:
     values |= {"capture.prompts": 5, "capture.neutral_prompts": 8, "capture.held_out_prompts": 1}
     plan = plan_of(options(folder, values))
     # per round: 2 LoRAs x 5 pictures + 8 neutral; three rounds; once 2 x 1 held out
-    assert picture_steps(plan.capture, 2, plan.rounds) == 10 * (3 * (2 * 5 + 8) + 2 * 1)
+    assert Passes.of(plan, 2).watched(plan.rounds) == 10 * (3 * (2 * 5 + 8) + 2 * 1)
     # four pictures a batch: 2 batches a LoRA, 2 neutral; held out 1 batch a LoRA
     assert denoising_steps(plan.capture, 2, plan.rounds) == 10 * (3 * (2 * 2 + 2) + 2 * 1)
 
@@ -151,7 +152,7 @@ def test_pace_is_learned_and_a_cached_merge_samples_nothing(folder: Path) -> Non
     pace = Pace()
     first = estimate(plan, layouts, CPU, pace)
     assert not first.measured
-    steps = picture_steps(plan.capture, 2, plan.rounds)
+    steps = Passes.of(plan, 2).watched(plan.rounds)
     pace.learn(CPU, plan, steps, 2.0 * steps)
     second = estimate(plan, layouts, CPU, pace)
     assert second.measured
@@ -168,15 +169,15 @@ def test_a_distillation_is_counted_by_hand(folder: Path) -> None:
     pace = Pace()
     pace.learn(CPU, plan, 1, 1.0)  # one second a picture and step
     found, without = (estimate(p, layouts, CPU, pace) for p in (plan, plan_of(options(folder, {**values, **FULL}))))
-    # 2 LoRAs x 8 pictures in 2 batches, 16 neutral ones in 4, each batch 10 sampling steps and 16 noise levels;
+    # 2 LoRAs x 16 pictures in 4 batches, 32 neutral ones in 8, each batch 10 sampling steps and 16 noise levels;
     # the exam: 2 LoRAs x 2 pictures and 4 neutral ones, three batches of 8 levels, and three models that answer
     exam = 3 * (10 + 8) + 3
-    assert found.steps - without.steps == (2 * 2 + 4) * (10 + 16) + exam + 100
+    assert found.steps - without.steps == (2 * 4 + 8) * (10 + 16) + exam + 100
     # guided pictures ask the model twice a step; a backward pass costs two forward ones; 12 rows a step
     assert found.seconds is not None
     assert without.seconds is not None
     assert found.seconds - without.seconds == pytest.approx(
-        (2 * 8 + 16) * (2 * 10 + 16) + (2 * 2 + 4) * (2 * 10 + 8) + 3 * (2 * 2 + 4) * 8 + 3 * 100 * 12, abs=10
+        (2 * 16 + 32) * (2 * 10 + 16) + (2 * 2 + 4) * (2 * 10 + 8) + 3 * (2 * 2 + 4) * 8 + 3 * 100 * 12, abs=10
     )
     cached = estimate(plan, layouts, CPU, pace, cached=True)  # what was learned is kept too
     assert (cached.steps, cached.seconds is not None and cached.seconds < 10) == (0, True)

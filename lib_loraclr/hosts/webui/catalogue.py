@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from modules import processing, shared
@@ -12,6 +13,8 @@ from modules import processing, shared
 from lib_loraclr.formats import read_sidecar
 from lib_loraclr.hosts.application import CatalogueEntry
 from lib_loraclr.hosts.folder import FolderCatalogue, thumbnail_of
+
+_READING = Lock()  # the WebUI empties its list before it reads the folders again
 
 
 class WebuiCatalogue:
@@ -29,10 +32,12 @@ class WebuiCatalogue:
         networks = lora_extension()
         if networks is None:
             return self._files.entries(refresh=refresh)
-        if refresh or not networks.available_networks:
-            networks.list_available_networks()
+        with _READING:
+            if refresh or not networks.available_networks:
+                networks.list_available_networks()
+            known = list(networks.available_networks.items())
         entries: list[CatalogueEntry] = []
-        for name, network in list(networks.available_networks.items()):
+        for name, network in known:
             path = Path(network.filename)
             if path.suffix.lower() == ".safetensors":
                 entries.append(CatalogueEntry(name, path, thumbnail_of(path), read_sidecar(path)))
@@ -47,7 +52,8 @@ class WebuiCatalogue:
         self._files.written(path)
         networks = lora_extension()
         if networks is not None:
-            networks.list_available_networks()
+            with _READING:
+                networks.list_available_networks()
         self._forget(path.stem)
         for kind in (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img):
             for cache in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
