@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from lib_loraclr.jobs.report import render_html
 from lib_loraclr.jobs.report.charts import colour, dot_plot, heat_map
 from lib_loraclr.jobs.report.groups import KINDS, block_of, block_order, kind_of
+from lib_loraclr.jobs.report.html import STYLE
 
 EVIL = "<script>alert('x')</script>\"&"
 
@@ -110,6 +112,14 @@ def test_charts_write_the_numbers() -> None:
     assert ">0.25</text>" in heat_map("t", ["a"], ["b"], [[0.25]], low=0, high=1)
     assert "&ndash;" in heat_map("t", ["a"], ["b"], [[None]], low=0, high=1)
     assert "a, m: -7.000" in dot_plot("t", ["a"], [("m", [-7.0])])
+
+
+def test_six_ways_have_six_marks() -> None:
+    plot = dot_plot("t", ["a"], [(f"way {k}", [0.1 * k]) for k in range(6)])
+    legend = re.findall(r'class="mark (m\d)" transform="[^"]*">(<[^/]*/>)<', plot)
+    assert len(set(legend)) == 6
+    page = (Path(__file__).resolve().parents[2] / "style.css").read_text().replace(" ", "")
+    assert all(f".m{number}{{fill:var(--m{number})" in text for number in range(6) for text in (STYLE, page))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from lib_loraclr.jobs.report.charts import dot_plot, heat_map, line
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2128;--soft:#5b6572;--page:#fff;--card:#f5f6f8;--rule:#d5dae1;
---m0:#0b5fa5;--m1:#b35900;--m2:#00796b;--m3:#8b3a8f}
+--m0:#0b5fa5;--m1:#b35900;--m2:#00796b;--m3:#8b3a8f;--m4:#b3203c;--m5:#5d7a00}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ee;--soft:#9aa5b4;--page:#14171c;--card:#1d2229;--rule:#39424e;
---m0:#6db3f2;--m1:#f0a35e;--m2:#57c7b6;--m3:#d793db}}
+--m0:#6db3f2;--m1:#f0a35e;--m2:#57c7b6;--m3:#d793db;--m4:#ff8fa3;--m5:#b5d44c}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:70rem;padding:2rem 1.25rem 4rem;background:var(--page);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
@@ -34,6 +34,7 @@ svg text[fill="#111111"]{fill:#111}
 svg .empty{fill:var(--card);stroke:var(--rule)}svg .grid{stroke:var(--rule);fill:none}
 svg .line{stroke:var(--m0);stroke-width:2;fill:none}.mark{stroke:var(--page);stroke-width:1}
 .m0{fill:var(--m0)}.m1{fill:var(--m1)}.m2{fill:var(--m2)}.m3{fill:var(--m3)}
+.m4{fill:var(--m4)}.m5{fill:var(--m5)}
 pre{background:var(--card);border:1px solid var(--rule);border-radius:8px;padding:.8rem;
 overflow-x:auto;font-size:12.5px}
 """
