@@ -106,7 +106,7 @@ def test_hinges_are_active_at_the_default_margin(world):
 
 
 def test_without_push_it_is_gradient_fusion(world, true):
-    problem = world().problem
+    problem = world(dtype=torch.float64).problem
     ours = true(solve(problem, weight=0.0, shrink=0.0, weighting="equal").delta)
     closed = true(solve(problem, "gradient-fusion").delta)
     assert (ours - closed).norm() <= 1e-6 * closed.norm()
@@ -154,7 +154,7 @@ def test_by_hand_on_numbers():
 
 
 def test_a_single_lora_has_no_negatives(world, true):
-    problem = world(count=1).problem
+    problem = world(count=1, dtype=torch.float64).problem
     solution = solve(problem, shrink=0.0)
     assert solution.info["active_hinges"] == 0.0
     closed = true(solve(problem, "gradient-fusion").delta)

@@ -30,6 +30,7 @@ from lib_loraclr.regional.sites import find_sites
 
 NEGATIVE, BASE, ANNA, BEN = text(10), text(20), text(30), text(40)
 ROWS = [Row(0, False), Row(0, True)]
+ROUNDING = 1e-5  # of float32, on numbers up to 3, with whatever kernels the processor has
 
 
 class OneLayer:
@@ -63,7 +64,7 @@ def test_tokens_of_one_region_are_that_regions_attention_and_the_rest_is_the_bas
     layer = OneLayer(layout_of([[0, 0, 0.5, 1]]), 8, 8)
     mixed = layer([RegionText(ANNA, BEN)]).unflatten(1, (8, 8))
     own, base = (layer.plain(*pair).unflatten(1, (8, 8)) for pair in ((BEN, ANNA), (NEGATIVE, BASE)))
-    assert torch.allclose(mixed[:, :, :4], own[:, :, :4], atol=1e-6)
+    assert torch.allclose(mixed[:, :, :4], own[:, :, :4], atol=ROUNDING)
     assert torch.equal(mixed[:, :, 4:], base[:, :, 4:])
 
 
@@ -98,7 +99,7 @@ def test_mix_of_show_is_computed_as_published(size: tuple[int, int]) -> None:
     layer = OneLayer(layout_of(boxes, *size, raster="mix-of-show"), *size)
     texts = [RegionText(text(1), text(2)), RegionText(text(3), text(4)), RegionText(text(5), text(6))]
     ours, theirs = layer(texts), published(layer, boxes, texts)
-    assert (ours - theirs).abs().max() <= 1e-6
+    assert (ours - theirs).abs().max() <= ROUNDING
     assert (ours - layer.plain(NEGATIVE, BASE)).abs().max() > 0.01
 
 
@@ -155,7 +156,7 @@ def test_every_attention_kernel_gives_the_same_mixture(kernel: Callable[..., Ten
 
     layer.attn.forward = installed  # as optimisers and IP-Adapter do
     found = layer([RegionText(ANNA), RegionText(BEN, ANNA)])
-    assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert (found - expected).abs().max() <= ROUNDING * expected.abs().max()
 
 
 def test_cropped_queries_are_the_full_frame_mixture() -> None:
@@ -171,14 +172,14 @@ def test_cropped_queries_are_the_full_frame_mixture() -> None:
     ]
     everyone = torch.cat([(1 - weights.sum(0))[None], weights])
     expected = layer.attn.to_out(sum(w[None, :, None] * answer for w, answer in zip(everyone, before, strict=True)))
-    assert (mixed - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert (mixed - expected).abs().max() <= ROUNDING * expected.abs().max()
 
 
 def test_the_order_of_regions_does_not_change_the_mixture() -> None:
     boxes, texts = [[0, 0, 0.6, 1], [0.3, 0.2, 1, 0.9]], [RegionText(ANNA), RegionText(BEN)]
     one = OneLayer(layout_of(boxes), 8, 8)(texts)
     two = OneLayer(layout_of(boxes[::-1]), 8, 8)(texts[::-1])
-    assert (one - two).abs().max() <= 1e-6
+    assert (one - two).abs().max() <= ROUNDING
 
 
 def test_a_negative_changes_only_unconditional_rows_inside_its_region() -> None:
@@ -232,7 +233,7 @@ def test_a_layer_that_others_work_on_is_called_whole(foreign: str) -> None:
         plain = layer.attn.__call__
         layer.attn = lambda x, context: plain(x, context=context, mask=torch.zeros(()))
     mixed = layer(texts)
-    assert (mixed - expected).abs().max() <= 1e-6
+    assert (mixed - expected).abs().max() <= ROUNDING
     if foreign == "hook":
         assert seen == [(2, 64)]
 
@@ -248,7 +249,9 @@ def test_rows_may_come_in_any_order_and_number(order: list[int]) -> None:
     layer.x = torch.stack([layer.x[int(branch)] for branch in branches])
     layer.context = torch.stack([layer.context[int(branch)] for branch in branches])
     mixed = layer(texts, [Row(0, branch) for branch in branches])
-    assert all(torch.allclose(one, reference[branch], atol=1e-6) for one, branch in zip(mixed, branches, strict=True))
+    assert all(
+        torch.allclose(one, reference[branch], atol=ROUNDING) for one, branch in zip(mixed, branches, strict=True)
+    )
 
 
 def test_what_another_extension_adds_in_its_own_forward_is_added_once() -> None:
@@ -336,7 +339,7 @@ def test_isolated_subjects_do_not_see_each_other(strength: float) -> None:
     dense = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=masked).transpose(1, 2).flatten(2)
     to_out: Any = block.attn1.to_out
     expected = strength * to_out(dense) + (1 - strength) * alone
-    assert torch.allclose(output, expected, atol=1e-6)
+    assert torch.allclose(output, expected, atol=ROUNDING)
 
 
 def _projections(attention: Any) -> tuple[nn.Module, ...]:
