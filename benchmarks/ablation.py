@@ -78,10 +78,23 @@ def ablation_units(study: Study, count: int, values: Mapping[str, Sequence[Any]]
         found += [("default", None, Unit(Way(METHOD), names, count, draw))]
         for parameter, chosen in values.items():
             for value in chosen:
-                plain = not parameter.startswith("distill") and value == default_of(parameter)
-                way = Way(METHOD) if plain else way_of(parameter, value)
+                way = Way(METHOD) if is_plain(parameter, value) else way_of(parameter, value)
                 found.append((parameter, value, Unit(way, names, count, draw)))
     return found
+
+
+def is_plain(parameter: str, value: Any) -> bool:
+    """Whether this is the contrastive merge as it is."""
+    return way_of(parameter, value) == Way(METHOD) or (
+        not parameter.startswith("distill") and value == default_of(parameter)
+    )
+
+
+def varied(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without draws in which nothing, or nothing of a parameter, was measured but the merge as it is."""
+    changed = [row for row in rows if row["value"] is not None and not is_plain(row["parameter"], row["value"])]
+    known, draws = {(row["parameter"], row["draw"]) for row in changed}, {row["draw"] for row in changed}
+    return [r for r in rows if (r["parameter"], r["draw"]) in known or (r["value"] is None and r["draw"] in draws)]
 
 
 def ablation(
@@ -94,7 +107,7 @@ def ablation(
     def write() -> None:
         found = [(parameter, value, study.row(unit)) for parameter, value, unit in units]
         rows = [{"parameter": p, "value": v, **row} for p, v, row in found if row is not None]
-        write_json(out / "ablation.json", rows)
+        write_json(out / "ablation.json", varied(rows))
 
     run(study, [unit for parameter, _, unit in units if asked(parameter, unit)], None, write)
     write()

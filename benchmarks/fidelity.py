@@ -69,6 +69,12 @@ def combination_units(study: Study, ways: Sequence[Way]) -> list[tuple[str, Unit
     return units
 
 
+def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without single LoRAs of draws that no merge was measured on: means are over the same concepts."""
+    merged = {(row["n"], row["draw"]) for row in rows if row["method"] != SINGLE.method}
+    return [row for row in rows if (row["n"], row["draw"]) in merged]
+
+
 def details(study: Study) -> dict[str, Any]:
     """What the rows depend on, and how well the measuring stick measures."""
     settings = {**study.settings, "default": complete_options(DEFAULT_METHOD, {})}
@@ -138,7 +144,7 @@ def fidelity(
     pairs = combination_units(study, ways)
 
     def write() -> None:
-        write_json(out / "fidelity.json", study.rows(units))
+        write_json(out / "fidelity.json", compared(study.rows(units)))
         mixed = [(name, study.row(unit)) for name, unit in pairs]
         write_json(out / "combinations.json", [{"combination": n, **row} for n, row in mixed if row is not None])
         write_json(out / "fidelity_details.json", details(study))

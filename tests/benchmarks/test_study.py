@@ -13,8 +13,8 @@ from PIL import Image
 from tiny_loras import Recorder
 
 from benchmarks import figures
-from benchmarks.ablation import VALUES, ablation, default_of, way_of
-from benchmarks.fidelity import combinations, fidelity, parser_of, wanted
+from benchmarks.ablation import VALUES, ablation, default_of, varied, way_of
+from benchmarks.fidelity import combinations, compared, fidelity, parser_of, wanted
 from benchmarks.gathering import INPUTS
 from benchmarks.parts import PARTS, hybrid, parts
 from benchmarks.study import SINGLE, Scale, Study, Unit, draw_concepts, planned
@@ -111,6 +111,16 @@ def test_it_resumes_and_repeats(done: tuple[Study, Path, EvaluationFolder], tmp_
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
     painted = [name for name, _ in again.progress.phases if name.startswith("Painting")]
     assert painted == ["Painting stacked sum, 2"]
+
+
+def test_single_loras_are_of_the_draws_that_were_merged() -> None:
+    rows = [{"method": m, "n": n, "draw": d} for m, n, d in (("single", 2, 0), ("sum", 2, 0), ("single", 2, 1))]
+    assert compared(rows) == rows[:2]
+    rows = [{"parameter": p, "value": v, "draw": d} for p, v, d in (
+        ("single", None, 0), ("margin", 1.5, 0), ("margin", 2.0, 0), ("anchor", 0.1, 0), ("single", None, 1),
+        ("margin", 1.5, 1),
+    )]  # fmt: skip
+    assert varied(rows) == rows[:3], "1.5 and 0.1 are the defaults"
 
 
 def test_a_part_of_the_study_keeps_the_rows_of_the_others(
