@@ -50,7 +50,9 @@ METHOD = "contrastive"  # it has all the options
 
 
 def way_of(parameter: str, value: Any) -> Way:
-    """The contrastive merge with one thing changed."""
+    """The contrastive merge with one thing changed; as it is where the value is its default."""
+    if not parameter.startswith("distill") and value == default_of(parameter):
+        return Way(METHOD)
     if parameter == "distill":
         return Way(METHOD, {parameter: value}, preset="best") if value else Way(METHOD)
     if parameter.startswith("distilled "):
@@ -78,21 +80,15 @@ def ablation_units(study: Study, count: int, values: Mapping[str, Sequence[Any]]
         found += [("default", None, Unit(Way(METHOD), names, count, draw))]
         for parameter, chosen in values.items():
             for value in chosen:
-                way = Way(METHOD) if is_plain(parameter, value) else way_of(parameter, value)
-                found.append((parameter, value, Unit(way, names, count, draw)))
+                found.append((parameter, value, Unit(way_of(parameter, value), names, count, draw)))
     return found
-
-
-def is_plain(parameter: str, value: Any) -> bool:
-    """Whether this is the contrastive merge as it is."""
-    return way_of(parameter, value) == Way(METHOD) or (
-        not parameter.startswith("distill") and value == default_of(parameter)
-    )
 
 
 def varied(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Without draws in which nothing, or nothing of a parameter, was measured but the merge as it is."""
-    changed = [row for row in rows if row["value"] is not None and not is_plain(row["parameter"], row["value"])]
+    changed = [
+        row for row in rows if row["value"] is not None and way_of(row["parameter"], row["value"]) != Way(METHOD)
+    ]
     known, draws = {(row["parameter"], row["draw"]) for row in changed}, {row["draw"] for row in changed}
     return [r for r in rows if (r["parameter"], r["draw"]) in known or (r["value"] is None and r["draw"] in draws)]
 

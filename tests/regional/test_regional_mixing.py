@@ -30,7 +30,6 @@ from lib_loraclr.regional.sites import find_sites
 
 NEGATIVE, BASE, ANNA, BEN = text(10), text(20), text(30), text(40)
 ROWS = [Row(0, False), Row(0, True)]
-ROUNDING = 1e-5  # of float32, on numbers up to 3, with whatever kernels the processor has
 
 
 class OneLayer:
@@ -49,6 +48,12 @@ class OneLayer:
         self.x = noise(2, height * width, WIDTH, seed=3)
         self.context = torch.stack([NEGATIVE.at(0), BASE.at(0)])
 
+    def double(self) -> OneLayer:
+        """In float64, where kernels of all processors agree."""
+        self.model.double()
+        self.x, self.context = self.x.double(), self.context.double()
+        return self
+
     def __call__(self, texts: list[RegionText], rows: list[Row] = ROWS, progress: float = 0.0) -> Tensor:
         with self.runtime.installed():
             self.runtime.begin_step(progress, [texts])
@@ -57,14 +62,14 @@ class OneLayer:
                 return self.attn(self.x, context=self.context)
 
     def plain(self, negative: Encoded, positive: Encoded) -> Tensor:
-        return self.attn.forward(self.x, context=torch.stack([negative.at(0), positive.at(0)]))
+        return self.attn.forward(self.x, context=torch.stack([negative.at(0), positive.at(0)]).to(self.x))
 
 
 def test_tokens_of_one_region_are_that_regions_attention_and_the_rest_is_the_base() -> None:
     layer = OneLayer(layout_of([[0, 0, 0.5, 1]]), 8, 8)
     mixed = layer([RegionText(ANNA, BEN)]).unflatten(1, (8, 8))
     own, base = (layer.plain(*pair).unflatten(1, (8, 8)) for pair in ((BEN, ANNA), (NEGATIVE, BASE)))
-    assert torch.allclose(mixed[:, :, :4], own[:, :, :4], atol=ROUNDING)
+    assert torch.allclose(mixed[:, :, :4], own[:, :, :4], atol=1e-6)
     assert torch.equal(mixed[:, :, 4:], base[:, :, 4:])
 
 
@@ -75,7 +80,7 @@ def published(layer: OneLayer, boxes: list[list[float]], texts: list[RegionText]
     q = attn.to_q(layer.x)
 
     def answers(context: Tensor) -> Tensor:
-        return attend(q, attn.to_k(context), attn.to_v(context))
+        return attend(q, attn.to_k(context.to(q)), attn.to_v(context.to(q)))
 
     base = answers(layer.context)
     regional = [answers(torch.stack([(one.negative or NEGATIVE).at(0), one.positive.at(0)])) for one in texts]
@@ -96,10 +101,10 @@ def published(layer: OneLayer, boxes: list[list[float]], texts: list[RegionText]
 @pytest.mark.parametrize("size", [(8, 8), (16, 12), (5, 7)])
 def test_mix_of_show_is_computed_as_published(size: tuple[int, int]) -> None:
     boxes = [[0.02, 0.1, 0.55, 0.9], [0.4, 0.3, 0.97, 1.0], [0.45, 0.0, 0.6, 0.2]]
-    layer = OneLayer(layout_of(boxes, *size, raster="mix-of-show"), *size)
+    layer = OneLayer(layout_of(boxes, *size, raster="mix-of-show"), *size).double()
     texts = [RegionText(text(1), text(2)), RegionText(text(3), text(4)), RegionText(text(5), text(6))]
     ours, theirs = layer(texts), published(layer, boxes, texts)
-    assert (ours - theirs).abs().max() <= ROUNDING
+    assert (ours - theirs).abs().max() <= 1e-6
     assert (ours - layer.plain(NEGATIVE, BASE)).abs().max() > 0.01
 
 
@@ -156,7 +161,7 @@ def test_every_attention_kernel_gives_the_same_mixture(kernel: Callable[..., Ten
 
     layer.attn.forward = installed  # as optimisers and IP-Adapter do
     found = layer([RegionText(ANNA), RegionText(BEN, ANNA)])
-    assert (found - expected).abs().max() <= ROUNDING * expected.abs().max()
+    assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
 def test_cropped_queries_are_the_full_frame_mixture() -> None:
@@ -172,14 +177,14 @@ def test_cropped_queries_are_the_full_frame_mixture() -> None:
     ]
     everyone = torch.cat([(1 - weights.sum(0))[None], weights])
     expected = layer.attn.to_out(sum(w[None, :, None] * answer for w, answer in zip(everyone, before, strict=True)))
-    assert (mixed - expected).abs().max() <= ROUNDING * expected.abs().max()
+    assert (mixed - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
 def test_the_order_of_regions_does_not_change_the_mixture() -> None:
     boxes, texts = [[0, 0, 0.6, 1], [0.3, 0.2, 1, 0.9]], [RegionText(ANNA), RegionText(BEN)]
     one = OneLayer(layout_of(boxes), 8, 8)(texts)
     two = OneLayer(layout_of(boxes[::-1]), 8, 8)(texts[::-1])
-    assert (one - two).abs().max() <= ROUNDING
+    assert (one - two).abs().max() <= 1e-6
 
 
 def test_a_negative_changes_only_unconditional_rows_inside_its_region() -> None:
@@ -233,7 +238,7 @@ def test_a_layer_that_others_work_on_is_called_whole(foreign: str) -> None:
         plain = layer.attn.__call__
         layer.attn = lambda x, context: plain(x, context=context, mask=torch.zeros(()))
     mixed = layer(texts)
-    assert (mixed - expected).abs().max() <= ROUNDING
+    assert (mixed - expected).abs().max() <= 1e-6
     if foreign == "hook":
         assert seen == [(2, 64)]
 
@@ -249,9 +254,7 @@ def test_rows_may_come_in_any_order_and_number(order: list[int]) -> None:
     layer.x = torch.stack([layer.x[int(branch)] for branch in branches])
     layer.context = torch.stack([layer.context[int(branch)] for branch in branches])
     mixed = layer(texts, [Row(0, branch) for branch in branches])
-    assert all(
-        torch.allclose(one, reference[branch], atol=ROUNDING) for one, branch in zip(mixed, branches, strict=True)
-    )
+    assert all(torch.allclose(one, reference[branch], atol=1e-6) for one, branch in zip(mixed, branches, strict=True))
 
 
 def test_what_another_extension_adds_in_its_own_forward_is_added_once() -> None:
@@ -339,7 +342,7 @@ def test_isolated_subjects_do_not_see_each_other(strength: float) -> None:
     dense = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=masked).transpose(1, 2).flatten(2)
     to_out: Any = block.attn1.to_out
     expected = strength * to_out(dense) + (1 - strength) * alone
-    assert torch.allclose(output, expected, atol=ROUNDING)
+    assert torch.allclose(output, expected, atol=1e-6)
 
 
 def _projections(attention: Any) -> tuple[nn.Module, ...]:
