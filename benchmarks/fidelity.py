@@ -1,7 +1,7 @@
 """What merges keep: every method, N = 1 to 12 concepts, several draws of them, in pictures of the miniature.
 
     python benchmarks/fidelity.py              the whole study: hours on a CPU, goes on where it was stopped
-    python benchmarks/fidelity.py --reduced    the main methods, N = 2 and 8, four pictures a concept: minutes
+    python benchmarks/fidelity.py --reduced    the main methods, N = 2 and 4, four pictures a concept: minutes
 
 Writes after every unit of work: DIR/units.jsonl, every concept's numbers, from which a later study goes on;
 DIR/fidelity.json, a list of rows {method, options, n, draw, text, image, identity_cosine, identity_rate,
@@ -57,14 +57,14 @@ def combinations(world: World) -> list[tuple[str, tuple[str, ...], bool]]:
 
 
 def combination_units(study: Study, ways: Sequence[Way]) -> list[tuple[str, Unit]]:
-    """Units of the combinations; a short study has one of each, for the first four ways."""
+    """Units of the combinations; a short study has one of each pair with a character, for the first four ways."""
     chosen = [way for way in ways if way.main and way.method != "orthogonal-adaptation"]
     short = study.scale.main_only
     units: list[tuple[str, Unit]] = []
     drawn: dict[str, int] = {}
     for name, names, joint in combinations(study.world):
         draw = drawn[name] = drawn.get(name, -1) + 1
-        if not (short and draw):
+        if not short or (draw == 0 and name.endswith(("+ character", "+ animal"))):
             units += [(name, Unit(way, names, len(names), draw, joint)) for way in chosen[: 4 if short else None]]
     return units
 

@@ -57,7 +57,8 @@ def train(pipeline: Pipeline, concept: Concept, path: Path, recipe: Recipe, seed
             layer.down.data.copy_(frozen_down(name, concept.name, rank, size))
             layer.down.requires_grad_(False)
 
-    train_lora(pipeline, concept, path, recipe, seed, freeze, torch.float32)
+    with torch.enable_grad():  # a study merges and paints without
+        train_lora(pipeline, concept, path, recipe, seed, freeze, torch.float32)
 
 
 class Trainer:
@@ -76,7 +77,10 @@ class Trainer:
                 self._pipeline = Pipeline.from_file(self.checkpoint, self.device)
             concept = next(c for c in all_concepts() if c.name == name)
             torch.set_flush_denormal(True)
-            train(self._pipeline, concept, path, self.recipe)
+            try:
+                train(self._pipeline, concept, path, self.recipe)
+            finally:
+                torch.set_flush_denormal(False)  # as the units before and after
         return path
 
 

@@ -46,7 +46,7 @@ class Scale:
 
 
 FULL = Scale()
-REDUCED = Scale((2, 8), 1, 4, 6, 40, 4, True)
+REDUCED = Scale((2, 4), 1, 4, 6, 40, 4, True)
 
 
 @dataclass(frozen=True)

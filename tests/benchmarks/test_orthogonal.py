@@ -39,7 +39,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pipeline]:
     for module in (pipeline.unet, pipeline.vae, pipeline.text):
         module.requires_grad_(False)
     path = tmp_path_factory.mktemp("orthogonal") / "otto.safetensors"
-    train(pipeline, all_concepts()[0], path, replace(Recipe(), steps=3, batch=2, keep=1))
+    with torch.no_grad():  # as inside a study
+        train(pipeline, all_concepts()[0], path, replace(Recipe(), steps=3, batch=2, keep=1))
     return path, pipeline
 
 

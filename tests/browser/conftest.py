@@ -51,3 +51,25 @@ def tab_page(browser: Any, merge_tab: Any) -> Iterator[Any]:
     yield shown
     page.close()
     assert not shown.errors
+
+
+@pytest.fixture(scope="session")
+def regional_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One running page with the regional panel for all tests of a run."""
+    pytest.importorskip("gradio", reason="no gradio; tools/do.py browser brings it")
+    from regional_page import running_page
+
+    with running_page(tmp_path_factory.mktemp("regional") / "layouts") as running:
+        yield running
+
+
+@pytest.fixture
+def panel(browser: Any, regional_address: str) -> Iterator[Any]:
+    """The panel in a fresh window. An error of the page's script fails the test."""
+    from panel_driver import Panel
+
+    context = browser.new_context(viewport={"width": 1200, "height": 1300})
+    shown = Panel(context.new_page(), regional_address).open()
+    yield shown
+    context.close()
+    assert not shown.errors
