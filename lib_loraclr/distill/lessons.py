@@ -57,7 +57,8 @@ def record(
     drawn = replace(capture, prompts=settings.pictures, preset="full", sample_templates=capture.text_templates)
     for concept in concepts:
         run = next(run for run in concept_runs(concept, concept.deltas, drawn, ROUND) if run.sampled)
-        rows.add(run, concept.deltas, also=in_places(phrase(concept.trigger, concept.class_word)))
+        called = phrase(concept.trigger, concept.class_word)
+        rows.add(run, concept.deltas, also=in_places(called, settings.places))
     base = replace(capture, neutral_prompts=settings.neutral, preset="full")
     for run in neutral_runs(concepts, {}, base, ROUND):
         if run.sampled:
