@@ -67,13 +67,13 @@ def templates_for(concept: str, subject: Templates) -> Templates:
     return subject
 
 
-def in_places(concept: str, places: Sequence[str]) -> tuple[str, ...]:
-    """The concept in each of the places; other things there for a style, and for a LoRA that no word calls."""
+def in_places(concept: str) -> tuple[str, ...]:
+    """The concept in every one of PLACES; other things there for a style, and for a LoRA that no word calls."""
     if not concept:
         template = "{other} {place}"
     else:
         template = "{other} {place} in {c}" if concept.lower().endswith("style") else "{c} {place}"
-    pairs = zip(places, cycle(OTHERS), strict=False)
+    pairs = zip(PLACES, cycle(OTHERS), strict=False)
     return tuple(template.format(c=concept, place=place, other=other) for place, other in pairs)
 
 

@@ -57,8 +57,7 @@ def record(
     drawn = replace(capture, prompts=settings.pictures, preset="full", sample_templates=capture.text_templates)
     for concept in concepts:
         run = next(run for run in concept_runs(concept, concept.deltas, drawn, ROUND) if run.sampled)
-        called = phrase(concept.trigger, concept.class_word)
-        rows.add(run, concept.deltas, also=in_places(called, settings.places))
+        rows.add(run, concept.deltas, also=in_places(phrase(concept.trigger, concept.class_word)))
     base = replace(capture, neutral_prompts=settings.neutral, preset="full")
     for run in neutral_runs(concepts, {}, base, ROUND):
         if run.sampled:

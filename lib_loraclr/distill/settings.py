@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lib_loraclr.capture.prompts import PLACES
-
 
 @dataclass(frozen=True)
 class DistillSettings:
@@ -16,7 +14,6 @@ class DistillSettings:
     rows       predictions compared in a step; every `neutral_every`-th is of the model without a LoRA
     pictures   drawn by each single LoRA, and `neutral` by the model alone; each is noised `levels` times
     cfg_scale  of these pictures: what users see, not what the conditional branch alone draws
-    places     where else, at every second noise level, a concept is asked for than where its picture shows it
     exam       pictures a concept, noised `exam_levels` times, that tell afterwards how much was kept
     """
 
@@ -28,6 +25,5 @@ class DistillSettings:
     neutral: int = 32
     levels: int = 16
     cfg_scale: float = 4.0
-    places: tuple[str, ...] = PLACES
     exam: int = 2
     exam_levels: int = 8
