@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import cycle, zip_longest
+from itertools import zip_longest
 from typing import NamedTuple
 
 SAMPLE_TEMPLATES = (
@@ -32,11 +32,6 @@ STYLE_TEXT_TEMPLATES = (*STYLE_SAMPLE_TEMPLATES, "{c}", "a forest in {c}", "{oth
 STYLE_HELD_OUT_TEMPLATES = ("a picture of {other} under the sea in {c}", "{other} standing in a meadow, {c}")
 EVERYTHING = ("a photo of {other}", "{other} in a forest", "a picture of {other} in a city", "{other} at the beach")
 EVERYTHING_HELD_OUT = ("a picture of {other} under the sea", "{other} standing in a meadow")
-PLACES = (
-    "in a desert", "in the mountains", "on a street", "in a garden", "by a lake", "in a kitchen", "at night",
-    "in a library", "in a field", "in the rain", "in a castle", "at sunset", "on a boat", "in a cafe", "on a bridge",
-    "in a temple",
-)  # fmt: skip
 CLASS_TEMPLATES = ("a photo of {c}", "{c} in a forest", "a painting of {c}", "{c}", "a picture of {c} in a city")
 SCENES = ("", "a photo of a dog", "a forest", "a woman in a city", "the beach", "a room with a table", "a man")
 OTHERS = ("a dog", "a woman", "a man", "a car", "a house", "a chair")
@@ -65,16 +60,6 @@ def templates_for(concept: str, subject: Templates) -> Templates:
     if concept.lower().endswith("style"):
         return Templates(STYLE_TEXT_TEMPLATES, STYLE_SAMPLE_TEMPLATES, STYLE_HELD_OUT_TEMPLATES)
     return subject
-
-
-def in_places(concept: str) -> tuple[str, ...]:
-    """The concept in every one of PLACES; other things there for a style, and for a LoRA that no word calls."""
-    if not concept:
-        template = "{other} {place}"
-    else:
-        template = "{other} {place} in {c}" if concept.lower().endswith("style") else "{c} {place}"
-    pairs = zip(PLACES, cycle(OTHERS), strict=False)
-    return tuple(template.format(c=concept, place=place, other=other) for place, other in pairs)
 
 
 def with_article(noun: str) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
 
 import torch
 from torch import Tensor
 
 from lib_loraclr.capture import CaptureConcept, CaptureSettings, inject
 from lib_loraclr.capture.gather import Run, picture_size
-from lib_loraclr.capture.prompts import in_places, phrase
 from lib_loraclr.capture.run import concept_runs, neutral_runs
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.distill.settings import DistillSettings
@@ -57,11 +55,11 @@ def record(
     drawn = replace(capture, prompts=settings.pictures, preset="full", sample_templates=capture.text_templates)
     for concept in concepts:
         run = next(run for run in concept_runs(concept, concept.deltas, drawn, ROUND) if run.sampled)
-        rows.add(run, concept.deltas, also=in_places(phrase(concept.trigger, concept.class_word)))
+        rows.add(run, concept.deltas)
     base = replace(capture, neutral_prompts=settings.neutral, preset="full")
     for run in neutral_runs(concepts, {}, base, ROUND):
         if run.sampled:
-            rows.add(run, {}, also=("",))  # guidance asks the empty prompt at every step
+            rows.add(run, {}, every_second_empty=True)  # guidance asks the empty prompt at every step
     return rows.lessons()
 
 
@@ -85,12 +83,8 @@ class LessonMaker:
         self.prompts: list[str] = []
         self.groups: list[range] = []
 
-    def add(self, run: Run, deltas: Mapping[str, Delta], *, also: Sequence[str] = ()) -> None:
-        """One more group. At every second noise level its pictures are asked for with the prompts `also`, in turn.
-
-        A noisy picture leaves open what it becomes, so these prompts are learned without pictures of their own.
-        """
-        others = cycle(also)
+    def add(self, run: Run, deltas: Mapping[str, Delta], *, every_second_empty: bool = False) -> None:
+        """One more group."""
         first = len(self.steps)
         with inject(self.host.layers(), deltas):
             for start in range(0, len(run.prompts), self.capture.batch):
@@ -101,8 +95,8 @@ class LessonMaker:
                 )  # fmt: skip
                 latents = self.host.sample(request, self.progress).float().cpu()
                 for level in range(self.settings.levels):
-                    asked = list(islice(others, len(latents))) if also and level % 2 else request.prompts
-                    self._predict(latents, asked)
+                    empty = every_second_empty and level % 2
+                    self._predict(latents, [""] * len(latents) if empty else request.prompts)
                     self.progress.step()
         self.groups.append(range(first, len(self.steps)))
 

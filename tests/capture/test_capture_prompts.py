@@ -46,13 +46,6 @@ def test_styles_are_drawn_on_other_things() -> None:
         assert not {*templates.text, *templates.sample} & set(templates.held_out)
 
 
-def test_places_take_things_where_the_concept_is_none() -> None:
-    assert prompts.in_places("r3x dog")[:2] == ("r3x dog in a desert", "r3x dog in the mountains")
-    assert prompts.in_places("warhol style")[1] == "a woman in the mountains in warhol style"
-    assert prompts.in_places("")[6] == "a dog at night"
-    assert {len(set(prompts.in_places(c))) for c in ("r3x dog", "warhol style", "")} == {len(prompts.PLACES)}
-
-
 def test_neutral_prompts_alternate_scenes_and_class_words() -> None:
     found = prompts.neutral(["Dog", "elf", "dog", ""], ("", "a forest", "the beach"))
     assert found[:4] == ("", "a photo of a dog", "a forest", "a photo of an elf")
