@@ -85,12 +85,14 @@ def ablation_units(study: Study, count: int, values: Mapping[str, Sequence[Any]]
 
 
 def varied(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without draws in which nothing, or nothing of a parameter, was measured but the merge as it is."""
-    changed = [
-        row for row in rows if row["value"] is not None and way_of(row["parameter"], row["value"]) != Way(METHOD)
-    ]
-    known, draws = {(row["parameter"], row["draw"]) for row in changed}, {row["draw"] for row in changed}
-    return [r for r in rows if (r["parameter"], r["draw"]) in known or (r["value"] is None and r["draw"] in draws)]
+    """Of the draws in which most was varied, without parameters that were not: all means are over the same concepts."""
+    changed: dict[int, set[str]] = {}
+    for row in rows:
+        if row["value"] is not None and way_of(row["parameter"], row["value"]) != Way(METHOD):
+            changed.setdefault(row["draw"], set()).add(row["parameter"])
+    most = max(map(len, changed.values()), default=0)
+    draws = {draw: parameters for draw, parameters in changed.items() if len(parameters) == most}
+    return [r for r in rows if r["draw"] in draws and (r["value"] is None or r["parameter"] in draws[r["draw"]])]
 
 
 def ablation(

@@ -176,7 +176,7 @@ def write_fidelity(out: Path, folder: EvaluationFolder | None) -> None:
     for measure in MEASURES:
         if all(row[measure] is None for row in rows):
             continue
-        chart = by_count(rows, labels, measure, keys[:14])
+        chart = by_count(rows, labels, measure, keys)
         to_image(chart).save(out / f"fidelity-{measure}.png", optimize=True)
         body.append(section(chart.title, "Bars: one standard deviation over draws.", to_svg(chart)))
     counts = sorted({row["n"] for row in rows})

@@ -121,6 +121,8 @@ def test_single_loras_are_of_the_draws_that_were_merged() -> None:
         ("margin", 1.5, 1),
     )]  # fmt: skip
     assert varied(rows) == rows[:3], "1.5 and 0.1 are the defaults"
+    later = [{**rows[2], "draw": 1}, {**rows[3], "value": 0.2}]
+    assert varied([*rows, *later]) == [*rows[:4], later[1]], "two parameters in draw 0, one in draw 1"
 
 
 def test_a_part_of_the_study_keeps_the_rows_of_the_others(
