@@ -75,6 +75,7 @@ def _variants(
 ) -> list[Variant]:
     """The same inputs merged by simpler means, each measured on the same held-out features or questions."""
     name = plan.method.name
+    called = name.replace("-", " ")
     published = {"published": True}
     ways: list[tuple[str, str, Mapping[str, Any], Mapping[str, Statistics]]] = [
         ("stacked sum", "sum", {}, task.statistics.all),
@@ -87,7 +88,7 @@ def _variants(
         shared = {name: value for name, value in plan.student_options.items() if name in names}
         ways.append(("contrastive", "contrastive", shared, task.statistics.all))
     if learned.exam is not None:
-        ways.append((f"{name} without distillation", name, plan.method_options, task.statistics.all))
+        ways.append((f"{called} without distillation", name, plan.method_options, task.statistics.all))
     inputs = {problem.name: problem for problem in task.problems}
     found: list[Variant] = []
     for label, method, options, statistics in ways:
@@ -98,7 +99,7 @@ def _variants(
         if learned.exam is None:
             layers = {name: replace(layer, fidelity=_measure(inputs[name], layer)) for name, layer in layers.items()}
         found.append(Variant(label, method, options, learned.measure(task, layers)))
-    return [*found, Variant(f"{name} (this merge)", name, plan.method_options, mine)]
+    return [*found, Variant(f"{called} (this merge)", name, plan.method_options, mine)]
 
 
 def _measure(problem: LayerProblem, layer: MergedLayer) -> list[ConceptFidelity] | None:

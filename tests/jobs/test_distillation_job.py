@@ -126,8 +126,8 @@ def test_the_report_of_a_fusion_has_contrastive_beside_it(
     merge(options, open_host=lambda checkpoint, device: host, progress=Recorder())
     data = json.loads((tmp_path / "report" / "m.report.json").read_text())
     assert [variant["label"] for variant in data["variants"]] == [
-        "stacked sum", "gradient fusion as published", "contrastive", "gradient-fusion without distillation",
-        "gradient-fusion (this merge)",
+        "stacked sum", "gradient fusion as published", "contrastive", "gradient fusion without distillation",
+        "gradient fusion (this merge)",
     ]  # fmt: skip
     assert data["variants"][2]["mean_kept"] != data["variants"][3]["mean_kept"]
 
