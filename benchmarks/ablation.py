@@ -4,9 +4,9 @@
     python benchmarks/ablation.py --reduced    three values an option, one draw of four, four pictures a concept
 
 Options of the solve are compared as solved, without the distillation that would make up for them; `distill` (steps a
-LoRA) and `distilled weight` (of the push, 0 is gradient fusion) with it. Writes DIR/ablation.json after every unit: the
-rows of fidelity.json with `parameter` and `value` (null: the default), and at the end one curve per parameter (PNG) and
-DIR/ablation.html.
+LoRA), `distilled weight` (of the push, 0 is gradient fusion) and `distilled text_steps` with it. Writes
+DIR/ablation.json after every unit: the rows of fidelity.json with `parameter` and `value` (null: the default), and at
+the end one curve per parameter (PNG) and DIR/ablation.html.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "rank": ("exact", "4", "8", "16", "32", "energy=0.99", "energy=0.95"),
     "distill": (0, 25, 50, 100, 200),
     "distilled weight": (0.0, 1.0),
+    "distilled text_steps": (0, 200, 400, 1200),
 }
 REDUCED_VALUES = {name: values[:: max(1, len(values) // 2)] for name, values in VALUES.items()}
 COUNT, REDUCED_COUNT = 8, 4

@@ -60,7 +60,8 @@ class Way:
         options = MergeOptions((LoraChoice(Path("x")),), Path("x"), method=self.method, option=dict(self.options))
         plan = plan_of(replace(options, preset=self.preset))
         complete = dict(plan.options.option)
-        complete.pop("distill", None)
+        for name in ("distill", "text_steps"):
+            complete.pop(name, None)
         if plan.distill.steps:
             complete["distill"] = asdict(plan.distill)
         return {"method": self.method, **complete, "rank": self.rank, "preset": self.preset, "inputs": self.inputs}
@@ -141,6 +142,7 @@ class Maker:
             option=dict(way.options),
             device=str(self.world.host.info.device),
             cache=self.work / "statistics",
+            overwrite=True,  # another study beside this one may have made it meanwhile
         )
 
     def _orthogonal(self, names: Sequence[str], weight: float) -> Updates:

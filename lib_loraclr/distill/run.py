@@ -58,8 +58,7 @@ def distill(
     student = Student(host.layers(), start, host.info.device)
     weights = loss_weights(host.signal())
     order, at_once, losses = _Order(lessons.groups, settings, seed), settings.rows, list[float]()
-    factors = student.parameters()
-    sizes = [settings.rate * float(factor.detach().square().mean().sqrt()) for factor in factors]
+    factors, sizes = student.parameters(), learning_rates(student, settings)
     adam = torch.optim.Adam([{"params": [f], "lr": s} for f, s in zip(factors, sizes, strict=True)], betas=(0.9, 0.99))
     scale = LossScale(host.info.dtype)
     with exact_float32(), torch.enable_grad(), student.acting():
@@ -75,6 +74,16 @@ def distill(
                 adam.step()
             progress.step(f"{loss:.4f}")
     return Distilled(student.deltas(), losses)
+
+
+def learning_rates(student: Student, settings: DistillSettings) -> list[float]:
+    """Of every factor, in the order of `student.parameters()`: its root mean square times the rate of its part."""
+    text = settings.rate * min(1.0, settings.text_steps / max(1, settings.steps))
+    found: list[float] = []
+    for name, pair in student.factors.items():
+        rate = text if name.startswith("text_encoder") else settings.rate
+        found += [rate * float(factor.detach().square().mean().sqrt()) for factor in pair]
+    return found
 
 
 def _check_reach(student: Student) -> None:

@@ -30,6 +30,7 @@ JOB_OPTIONS: tuple[Option, ...] = (
         "memory_budget", _DEFAULT.memory_budget_mib, "MiB of statistics held at a time; less samples more often.", 1
     ),
     Option("distill", 100, "Preset best: steps a LoRA in which the merge learns what each one predicts.", 0, 10000),
+    Option("text_steps", 1200, "Preset best: in more steps than these the text encoder learns slower.", 0, 100000),
 )
 
 
@@ -112,7 +113,8 @@ def plan_of(options: MergeOptions) -> Plan:
     )
     options = replace(options, option={**complete, **capture} if method.needs_statistics else complete)
     learns = options.preset == "best" and method.needs_statistics
-    distillation = DistillSettings(steps=int(capture["distill"]) * len(options.lora) if learns else 0)
+    learning = int(capture["distill"]) * len(options.lora) if learns else 0
+    distillation = DistillSettings(steps=learning, text_steps=capture["text_steps"])
     return Plan(
         options,
         method,

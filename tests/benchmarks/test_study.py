@@ -256,9 +256,11 @@ def test_the_ablation_changes_one_thing(toy: World, tmp_path: Path) -> None:
     defaults = complete_options("contrastive", {})
     for parameter, values in VALUES.items():
         assert default_of(parameter) in values, f"{parameter}: the default must be on its curve"
+        units = {json.dumps(way_of(parameter, value).identity(toy), sort_keys=True) for value in values}
+        assert len(units) == len(values), f"{parameter}: every value is measured"
         for value in values:
             way = way_of(parameter, value)
-            if parameter.startswith("distill") and value:
+            if parameter.startswith("distilled ") or (parameter == "distill" and value):
                 assert way.preset == "best"
             complete = way.identity(toy)
             same = [name for name, default in defaults.items() if complete[name] == default]

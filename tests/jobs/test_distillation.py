@@ -17,9 +17,9 @@ from lib_loraclr.capture import CaptureConcept, inject
 from lib_loraclr.capture.prompts import HELD_OUT_TEMPLATES, TEXT_TEMPLATES
 from lib_loraclr.core.deltas import Delta, Dense, LowRank
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.distill import Lessons, distill, record, run
+from lib_loraclr.distill import DistillSettings, Lessons, distill, record, run
 from lib_loraclr.distill.lessons import sampled_steps
-from lib_loraclr.distill.run import LossScale
+from lib_loraclr.distill.run import LossScale, learning_rates
 from lib_loraclr.distill.student import Student, factored
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 
@@ -126,6 +126,33 @@ def test_it_learns_what_it_was_not_shown(
     }
     assert error(host, found.deltas, lessons) < 0.7 * error(host, start, lessons)
     assert error(host, found.deltas, fresh) < 0.8 * error(host, start, fresh)
+
+
+@pytest.mark.parametrize(("steps", "share"), [(100, 1.0), (200, 1.0), (800, 0.25)])
+def test_in_more_steps_the_text_encoder_learns_slower(
+    host: StandaloneHost, concepts: list[CaptureConcept], steps: int, share: float
+) -> None:
+    student = Student(host.layers(), concepts[0].deltas, host.info.device)
+    rates = iter(learning_rates(student, DistillSettings(steps=steps, text_steps=200, rate=0.5)))
+    for name, pair in student.factors.items():
+        for factor in pair:
+            size = float(factor.detach().norm()) / factor.numel() ** 0.5
+            assert next(rates) == pytest.approx(0.5 * size * (share if name.startswith("text_encoder") else 1.0))
+    assert any(name.startswith("text_encoder") for name in student.factors)
+
+
+def test_the_text_encoder_can_be_left_alone(
+    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+) -> None:
+    start = stacked(concepts)
+    with host.ready():
+        settings = replace(SETTINGS, steps=2, text_steps=0)
+        found = distill(host, start, lessons, settings, Recorder(phases=[("distill", 0)])).deltas
+    before = Student(host.layers(), start, host.info.device).deltas()
+    moved = {name for name, delta in before.items() if not torch.equal(delta.up, found[name].up)}
+    assert moved
+    assert {name.partition(".")[0] for name in moved} == {"unet"}
+    assert any(name.startswith("text_encoder") for name in before)
 
 
 def test_its_own_teacher_has_nothing_to_say(

@@ -182,6 +182,11 @@ def test_only_the_preset_best_of_a_merge_on_the_model_distills(
     assert plan_of(twice).distill.steps == 2 * expected, "steps a LoRA"
 
 
+def test_the_text_encoders_steps_are_an_option(tmp_path: Path) -> None:
+    options = MergeOptions((LoraChoice(Path("x")),), tmp_path / "m", preset="best", option={"text_steps": 70})
+    assert plan_of(options).distill.text_steps == 70
+
+
 @pytest.mark.parametrize("missing", ["predict", "gradients"])
 def test_a_model_without_gradients_leaves_the_merge_before_it(
     host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path, missing: str,
