@@ -10,7 +10,7 @@ class DistillSettings:
     """How long and on what the merged LoRA learns.
 
     steps      of descent; 0 is no distillation
-    text_steps that are the text encoder's share, which everybody's prompts go through: in more steps it learns slower
+    text_steps in more steps than these the text encoder, which everybody's prompts go through, learns slower
     rate       first step of every factor, as a share of its root mean square; falls to 0 in a straight line
     rows       predictions compared in a step; every `neutral_every`-th is of the model without a LoRA
     pictures   drawn by each single LoRA, and `neutral` by the model alone; each is noised `levels` times

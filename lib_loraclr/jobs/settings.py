@@ -17,7 +17,7 @@ from lib_loraclr.distill import DistillSettings
 from lib_loraclr.jobs.opening import resolve_device
 from lib_loraclr.jobs.options import MergeOptions
 
-_DEFAULT = CaptureSettings()
+_DEFAULT, _LEARNING = CaptureSettings(), DistillSettings()
 
 JOB_OPTIONS: tuple[Option, ...] = (
     Option("sampling_steps", _DEFAULT.steps, "Denoising steps per captured picture; fewer is faster.", 1, 1000),
@@ -30,7 +30,7 @@ JOB_OPTIONS: tuple[Option, ...] = (
         "memory_budget", _DEFAULT.memory_budget_mib, "MiB of statistics held at a time; less samples more often.", 1
     ),
     Option("distill", 100, "Preset best: steps a LoRA in which the merge learns what each one predicts.", 0, 10000),
-    Option("text_steps", 1200, "Preset best: in more steps than these the text encoder learns slower.", 0, 100000),
+    Option("text_steps", _LEARNING.text_steps, "Preset best: in more steps the text encoder learns slower.", 0, 100000),
 )
 
 
