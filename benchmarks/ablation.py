@@ -43,7 +43,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "rank": ("exact", "4", "8", "16", "32", "energy=0.99", "energy=0.95"),
     "distill": (0, 25, 50, 100, 200),
     "distilled weight": (0.0, 1.0),
-    "distilled text_steps": (0, 200, 400, 1200),
+    "distilled text_steps": (0, 200, 400, 800),
 }
 REDUCED_VALUES = {name: values[:: max(1, len(values) // 2)] for name, values in VALUES.items()}
 COUNT, REDUCED_COUNT = 8, 4

@@ -89,7 +89,7 @@ def _ahead(rows: Rows, n: int) -> Goal:
         way = (method, json.loads(text))
         theirs = values(rows, way, n, "identity_cosine")
         shared = sorted(mine.keys() & theirs.keys())
-        if way == SINGLE or not shared or way[1].get("preset") == "best":
+        if way in (SINGLE, DEFAULT) or not shared:
             continue
         leads = [mine[draw] - theirs[draw] for draw in shared]
         lead, spread = statistics.fmean(leads), statistics.stdev(leads) if len(leads) > 1 else 0.0

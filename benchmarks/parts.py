@@ -1,10 +1,10 @@
 """Which part of a merge loses what: single LoRAs with one part of their layers replaced by the merged counterpart.
 
-    python benchmarks/parts.py [--counts 8] [--pictures 16] [--methods contrastive gradient-fusion]
+    python benchmarks/parts.py [--counts 8] [--pictures 16] [--methods gradient-fusion]
 
 A concept's pictures are painted with its own LoRA, in which only the keys (values, text encoder, ...) are those of the
-merged file. Writes benchmarks/results/parts.json: rows `{method, options, n, part, identity_cosine,
-worst_identity_cosine}`; part "none" is the single LoRA, "all" the merge.
+merged file: as solved layer by layer, and distilled. Writes benchmarks/results/parts.json: rows `{method, options, n,
+part, identity_cosine, worst_identity_cosine}`; part "none" is the single LoRA, "all" the merge.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.fidelity import open_study, parser_of, results_of, write_json
+from benchmarks.labels import label
 from benchmarks.study import Study, Unit, draw_concepts
-from benchmarks.ways import Way, study_ways
+from benchmarks.ways import Way
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.jobs.evaluation.painting import paint, sampling_steps
 from lib_loraclr.jobs.evaluation.scores import rounded, score
@@ -79,12 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(counts=[COUNT], pictures=PICTURES, methods=["gradient-fusion"])
     given = parser.parse_args(arguments)
     study = open_study(given)
-    ways = [way for way in study_ways() if way.main and way.method in given.methods]
+    ways = [Way(method, preset=preset) for method in given.methods for preset in ("full", "best")]
     with study.world.host.ready():
         rows = parts(study, ways, given.counts[0], results_of(given))
     study.progress.close()
     for row in rows:
-        print(f"{row['part']:<20} {row['identity_cosine']:.3f}  worst {row['worst_identity_cosine']:.3f}")
+        way, found = label(row["method"], row["options"]), row["identity_cosine"]
+        print(f"{way:<40} {row['part']:<20} {found:.3f}  worst {row['worst_identity_cosine']:.3f}")
     return 0
 
 

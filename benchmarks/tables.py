@@ -109,9 +109,14 @@ def ablation(rows: Rows) -> str:
 
 
 def parts(rows: Rows) -> str:
-    """One line per part of the layers that is the merge's, the rest being each single LoRA's."""
-    head = ["from the merge", "identity", "worst identity"]
-    return _table(head, ([r["part"], *(f"{r[m]:.3f}" for m in (MEASURES[2][0], MEASURES[4][0]))] for r in rows))
+    """One line per part of the layers that is the merge's, the rest being each single LoRA's; two columns per way."""
+    ways, shown = _by_way(rows), (MEASURES[2], MEASURES[4])
+    head = ["from the merge", *(f"{label(*way)}: {title}" for way, _ in ways for _, title in shown)]
+    lines: list[list[str]] = []
+    for part in dict.fromkeys(row["part"] for row in rows):
+        mine = [next((row for row in found if row["part"] == part), None) for _, found in ways]
+        lines.append([part, *(f"{row[measure]:.3f}" if row else "-" for row in mine for measure, _ in shown)])
+    return _table(head, lines)
 
 
 def stick(details: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ class DistillSettings:
     """
 
     steps: int = 0
-    text_steps: int = 1200
+    text_steps: int = 400
     rate: float = 0.03
     rows: int = 12
     neutral_every: int = 4

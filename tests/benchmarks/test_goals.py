@@ -16,8 +16,8 @@ def row(method: str, n: int, draw: int, identity: float, drift: float = 0.1, **o
             "drift": drift}  # fmt: skip
 
 
-def rows(default: float, other: float) -> list[dict]:
-    """Two draws that differ by 0.1 for everybody; the other method's lead over itself varies by 0.02."""
+def rows(default: float, other: float, distilled: float = 0.0) -> list[dict]:
+    """Two draws that differ by 0.1 for everybody; the other methods' leads over themselves vary by 0.02."""
     found = []
     for n in (8, 12):
         for draw in (0, 1):
@@ -25,7 +25,7 @@ def rows(default: float, other: float) -> list[dict]:
                 row("single", n, draw, 0.7 + 0.1 * draw),
                 row("gradient-fusion", n, draw, default + 0.1 * draw, preset="best"),
                 row("gradient-fusion", n, draw, other + 0.08 * draw, 0.5, published=True),
-                row("contrastive", n, draw, 0.99, preset="best"),
+                row("contrastive", n, draw, distilled + 0.08 * draw, preset="best"),
             ]  # fmt: skip
     return found
 
@@ -35,7 +35,7 @@ def test_all_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [goal.reached for goal in found] == [True] * 7
     assert found[0].asked == pytest.approx(0.98 * 0.75)
     assert found[4].asked == pytest.approx(0.5 / 4)
-    # leads .2 and .22: mean .21, standard deviation .02 / sqrt 2; variants of the default are no rivals
+    # leads .2 and .22: mean .21, standard deviation .02 / sqrt 2
     assert found[6].measured == pytest.approx(0.21)
     assert found[6].asked == pytest.approx(0.02 / 2**0.5)
     assert found[6].name.endswith("over gradient fusion, as published")
@@ -49,6 +49,8 @@ def test_missed_and_unmeasured(tmp_path: Path, capsys: pytest.CaptureFixture[str
     # .55 of .75; worst .45 against .9 * .65; text and drift as good; leads .005 and .025, spread .014: just ahead
     assert [goal.reached for goal in found] == [False, False, False, True, True, True, True]
     assert [goal.reached for goal in goals(rows(0.5, 0.5))][5:] == [False, False], "a lead within the spread is none"
+    rival = goals(rows(0.7, 0.5, 0.7))[6]
+    assert (rival.reached, rival.name.endswith("over contrastive, distilled")) == (False, True), "distilled ones count"
     assert {goal.reached for goal in goals([])} == {None}
     assert main(["--results", str(tmp_path)]) == 1
     assert "not measured" in capsys.readouterr().out

@@ -103,6 +103,17 @@ def test_ablation_and_combinations(tables):
     ]  # fmt: skip
 
 
+def test_parts_stand_beside_each_other_by_way(tables):
+    solved, learned = row("gradient-fusion", 8, 0.5), row("gradient-fusion", 8, 0.7, preset="best")
+    rows = [{**solved, "part": "keys"}, {**solved, "part": "all", "identity_cosine": 0.4}, {**learned, "part": "keys"}]
+    rows += [{**learned, "part": "all", "identity_cosine": 0.65}]
+    plain, way = "gradient fusion", "gradient fusion, distilled (default)"
+    head = f"| from the merge | {plain}: identity | {plain}: worst identity | {way}: identity | {way}: worst identity |"
+    keys = "| keys | 0.500 | 0.400 | 0.700 | 0.600 |"
+    assert tables.parts(rows).splitlines() == [head, "|---" * 5 + "|", keys, "| all | 0.400 | 0.400 | 0.650 | 0.600 |"]
+    assert tables.parts(rows[:3]).splitlines()[2:] == [keys, "| all | 0.400 | 0.400 | - | - |"], "not measured yet"
+
+
 def test_the_stick(tables, tmp_path):
     (tmp_path / "fidelity_details.json").write_text(json.dumps({"stick": {"identity": {"equal_error": 0.0123}}}))
     text = "<!-- table:stick -->\n<!-- /table:stick -->\n"
