@@ -153,7 +153,7 @@ class _Plan:
                 progress.message(
                     f"{size} MiB of moments exceed the memory budget: every run is repeated {passes} times."
                 )
-            progress.phase("capture", sum(self._steps(run) for run, _ in self._todo))
+            progress.phase("Watching the model", sum(self._steps(run) for run, _ in self._todo))
         for run, group in self._todo:
             self._pass(run, group, progress)
 

@@ -26,8 +26,9 @@ class TaskProgress:
         self.state, self.name, self.text = "waiting", "", ""
         self.steps, self.done = 0, 0
         self.cancelled = threading.Event()
+        self.finished = False
         self.log: list[str] = []
-        self._position = -1
+        self._position, self._skipped = -1, 0.0
         self._started = time.monotonic()
 
     def begin(self) -> None:
@@ -36,10 +37,11 @@ class TaskProgress:
         self.state, self._started = "running", time.monotonic()
 
     def phase(self, name: str, steps: int) -> None:
-        """A phase of `steps` steps begins; phases that were expected before it count as done."""
+        """A phase of `steps` steps begins; what was expected before it does not come any more."""
         self.name, self.steps, self.done, self.text = name, max(1, steps), 0, ""
         for position in range(self._position + 1, len(self.expected)):
             if name.startswith(self.expected[position][0]):
+                self._skipped += sum(weight for _, weight in self.expected[self._position + 1 : position])
                 self._position = position
                 break
 
@@ -61,21 +63,24 @@ class TaskProgress:
 
     def snapshot(self) -> JobState:
         """Where the job stands."""
-        fraction = 1.0 if self.state == "done" else self.fraction()
+        fraction = 1.0 if self.finished else self.fraction()
         left = None
         if self.state == "running" and fraction >= 0.02:
             left = (time.monotonic() - self._started) * (1 / fraction - 1)
         return JobState(self.state, self.name, self.done, self.steps, fraction, left, self.text)
 
     def fraction(self) -> float:
-        """Share of the whole job that is done, or of the phase where nothing is known about the others."""
+        """Share of the whole job that is done, or of the phase where nothing is known about the others.
+
+        Phases that were jumped over (found in a cache) are no part of it: with them the rest would seem fast.
+        """
         share = self.done / self.steps if self.steps else 0.0
-        total = sum(weight for _, weight in self.expected)
+        total = sum(weight for _, weight in self.expected) - self._skipped
         if not total:
             return share
         if self._position < 0:
             return 0.0
-        before = sum(weight for _, weight in self.expected[: self._position])
+        before = sum(weight for _, weight in self.expected[: self._position]) - self._skipped
         return (before + share * self.expected[self._position][1]) / total
 
 
@@ -106,6 +111,7 @@ class TaskBoard:
                 with queue():
                     progress.begin()
                     yield progress
+                    progress.finished = not progress.cancelled.is_set()
             finally:
                 self._turn.release()
         finally:

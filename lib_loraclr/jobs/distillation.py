@@ -7,8 +7,9 @@ difference. So it is learned once for the same LoRAs, and a merge with another m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
+from typing import NamedTuple
 
 from lib_loraclr.capture import StatisticsCache
 from lib_loraclr.capture.cache import digest, digest_deltas
@@ -78,16 +79,16 @@ def _learned(
     plan: Plan, task: Task, start: Mapping[str, Delta], progress: Progress
 ) -> tuple[Mapping[str, LowRank], Exam]:
     """The learned update and the exam, each from the cache where it is there."""
-    host, settings, cache, key = task.host, plan.distill, task.cache, _key(plan, task)
+    host, settings, cache, keys = task.host, plan.distill, task.cache, _keys(plan, task)
     if not isinstance(host, DifferentiableHost):
         raise InputError("no-gradients", "This program's model gives no gradients.", key="preset")
     assert cache is not None  # whatever samples has one
     concepts = [concept.asked for concept in task.acting]
-    exam, update = Exam.find(cache, key), _found(cache, key)
+    exam, update = Exam.find(cache, keys.exam), _found(cache, keys.update)
     with host.ready():
         if exam is None:
             exam = Exam.prepare(host, concepts, settings, plan.capture, progress)
-            exam.store(cache, key)
+            exam.store(cache, keys.exam)
         if update is None:
             progress.phase("Drawing with each LoRA", sampled_steps(len(concepts), settings, plan.capture))
             lessons = record(host, concepts, settings, plan.capture, progress)
@@ -95,7 +96,7 @@ def _learned(
             found = distill(host, start, lessons, settings, progress, seed=plan.options.seed)
             _tell(found, progress)
             update = found.deltas
-            _store(cache, key, update)
+            _store(cache, keys.update, update)
     return update, exam
 
 
@@ -123,13 +124,25 @@ def _found(cache: StatisticsCache, key: str) -> dict[str, LowRank] | None:
         return None
 
 
-def _key(plan: Plan, task: Task) -> str:
-    """Everything that decides what is learned."""
+class _Keys(NamedTuple):
+    """Of the learned update, and of the exam: names of everything that decides them."""
+
+    update: str
+    exam: str
+
+
+def _keys(plan: Plan, task: Task) -> _Keys:
     assert task.model is not None
     loras = [
         (asked.name, asked.trigger, asked.class_word, asked.prompts, digest_deltas(asked.deltas))
         for asked in (concept.asked for concept in task.acting)
     ]
     capture = {name: value for name, value in asdict(plan.capture).items() if name not in UNSEEN}
-    model, seed = [task.model.weights, str(task.model.dtype)], plan.options.seed
-    return digest("distilled", model, loras, capture, plan.student_options, plan.rounds, asdict(plan.distill), seed)
+    seen = [task.model.weights, str(task.model.dtype), loras, capture]
+    # as many text steps as steps, or more, do nothing
+    learning = replace(plan.distill, text_steps=min(plan.distill.text_steps, plan.distill.steps))
+    pictures = (learning.exam, learning.exam_levels, learning.cfg_scale)
+    return _Keys(
+        digest("distilled", *seen, plan.student_options, plan.rounds, asdict(learning), plan.options.seed),
+        digest("exam", *seen, *pictures),
+    )

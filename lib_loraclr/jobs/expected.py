@@ -52,8 +52,8 @@ def expected_phases(plan: Plan) -> list[tuple[str, float]]:
     passes = Passes.of(plan, len(plan.options.lora))
     phases: list[tuple[str, float]] = [("Reading", READ)]
     if plan.samples:
-        phases += [("Loading", LOAD), ("capture", passes.teachers + TEXT_ROUND)]
-        phases += [("Solving", SOLVE), ("capture", passes.round + TEXT_ROUND)] * plan.rounds
+        phases += [("Loading", LOAD), ("Watching", passes.teachers + TEXT_ROUND)]
+        phases += [("Solving", SOLVE), ("Watching", passes.round + TEXT_ROUND)] * plan.rounds
     if plan.distill.steps:
         phases += [("Solving", SOLVE), ("Asking", passes.exam), ("Drawing", passes.lessons)]
         phases += [("Distilling", passes.learning)]

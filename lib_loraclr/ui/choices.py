@@ -12,7 +12,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.hosts.application import CatalogueEntry
 from lib_loraclr.jobs.inputs import class_word_in
 from lib_loraclr.ui.facts import Facts
-from lib_loraclr.ui.kinds import KINDS, guess_kind, is_usual, prompts_for_job, usual_prompts
+from lib_loraclr.ui.kinds import KINDS, guess_kind, is_usual, prompts_for_job, unprompted_kind, usual_prompts
 
 MOST = 1000  # LoRAs in one merge; a request with more is not the page's
 
@@ -119,6 +119,8 @@ def from_recipe(
             item["prompts"] = "\n".join(map(str, stored["prompts"]))
             own = tuple(stored["prompts"])
             item["kind"] = next((kind for kind in KINDS if usual_prompts(kind, "x", "") == own), "character")
+        elif "trigger" in item:  # a guess would change what the merge was made with
+            item["kind"] = unprompted_kind(item["trigger"], item.get("class_word", ""))
         found.append(item)
     return found, missing
 

@@ -30,7 +30,6 @@ from lib_loraclr.ui.result import MergeResult, result_html
 from lib_loraclr.ui.runner import Runner
 from lib_loraclr.ui.words import note, time_text
 
-PHASES = {"capture": "Watching the model"}
 MOST_DETAILS = 64
 
 
@@ -143,9 +142,8 @@ class TabController:
             return self._reply(running=False)
         state = self.runner.state(running[1])
         left = "" if state.seconds_left is None else time_text(state.seconds_left)
-        phase = PHASES.get(state.phase, state.phase)
         return self._reply(
-            running=True, task=running[1], kind=running[0], state=state.state, phase=phase, step=state.step,
+            running=True, task=running[1], kind=running[0], state=state.state, phase=state.phase, step=state.step,
             steps=state.steps, fraction=round(state.fraction, 4), left=left, text=state.text,
         )  # fmt: skip
 

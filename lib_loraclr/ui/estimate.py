@@ -54,7 +54,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class Estimate:
-    """`seconds` None: not known without a model. `cached`: the statistics are there, the model is not watched again."""
+    """`seconds` None: not known without a model. `cached`: the statistics are there, the model is not watched again.
+
+    `memory_mib` is without what a step of the distillation needs, if the merge `learns`: the model decides that.
+    """
 
     steps: int
     seconds: float | None
@@ -63,6 +66,7 @@ class Estimate:
     bytes: float
     at_most: bool
     cached: bool = False
+    learns: bool = False
 
 
 def estimate(
@@ -93,7 +97,7 @@ def estimate(
         each, measured = pace.of(model, plan) if model else (0.0, False)
         seconds = None if model is None else (seconds or 0.0) + each * pictures
     size, at_most = file_bytes(plan, layouts)
-    return Estimate(steps, seconds, measured, memory, size, at_most, cached)
+    return Estimate(steps, seconds, measured, memory, size, at_most, cached, bool(plan.distill.steps) and not cached)
 
 
 def denoising_steps(capture: CaptureSettings, concepts: int, rounds: int) -> int:
@@ -161,7 +165,8 @@ def estimate_html(found: Estimate) -> str:
         facts.append(("Time", time_text(found.seconds), how if found.steps or found.cached else ""))
     if found.steps:
         facts.append(("Sampling", str(found.steps), "denoising steps"))
-    facts.append(("Memory", memory_text(found.memory_mib), "besides the model"))
+    beside = "besides the model and a training step" if found.learns else "besides the model"
+    facts.append(("Memory", memory_text(found.memory_mib), beside))
     facts.append(("File", size_text(found.bytes), "at most" if found.at_most else ""))
     cells = "".join(
         f'<div class="lct-fact">{tag("span", name)}{tag("b", value)}{tag("small", more) if more else ""}</div>'

@@ -47,9 +47,13 @@ def prompts_for_job(kind: str, trigger: str, class_word: str, prompts: tuple[str
     usual = usual_prompts(kind, trigger, class_word)
     if prompts and prompts != usual:
         return prompts
-    called = phrase(trigger, class_word)
-    by_itself = STYLE_SAMPLE_TEMPLATES if called.lower().endswith("style") else SAMPLE_TEMPLATES
-    return () if not called or usual == by_itself else usual
+    by_itself = usual_prompts(unprompted_kind(trigger, class_word), trigger, class_word)
+    return () if usual == by_itself else usual
+
+
+def unprompted_kind(trigger: str, class_word: str) -> str:
+    """What the job takes a LoRA for when no prompts are given: nobody guesses objects there."""
+    return "style" if phrase(trigger, class_word).lower().endswith("style") else "character"
 
 
 def is_usual(prompts: tuple[str, ...]) -> bool:

@@ -94,7 +94,7 @@ def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: in
     names = [name for name, _ in expected_phases(plan)]
     assert names[0] == "Reading"
     assert names[-2:] == ["Solving", "Writing"]
-    assert names.count("capture") == (0 if rounds is None else rounds + 1)
+    assert names.count("Watching") == (0 if rounds is None else rounds + 1)
     learning = ["Solving", "Asking", "Drawing", "Distilling", "Solving", "Writing"]
     assert (names[-6:] == learning) == (preset == "best")
 

@@ -100,6 +100,22 @@ def test_what_is_learned_serves_every_margin_and_rank(
     assert _norm(_minus(learned, fused)) > 1e-3 * _norm(fused)
 
 
+def test_what_is_asked_and_learned_is_found_wherever_it_would_be_the_same(
+    host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path
+) -> None:
+    def phases(name: str, **learning: int) -> set[str]:
+        options = quick_best(loras, tmp_path / f"{name}.safetensors", tiny_sd1, tmp_path / "cache",
+                             option={**QUICK, **learning})  # fmt: skip
+        progress = Recorder()
+        merge(options, open_host=lambda checkpoint, device: host, progress=progress)
+        return {"Asking each LoRA", "Distilling"} & {phase for phase, _ in progress.phases}
+
+    assert phases("first", distill=2) == {"Asking each LoRA", "Distilling"}
+    assert phases("idle", distill=2, text_steps=5000) == set(), "more text steps than steps do nothing"
+    assert phases("slow", distill=2, text_steps=1) == {"Distilling"}
+    assert phases("longer", distill=3) == {"Distilling"}, "the exam is the same"
+
+
 def test_a_report_measures_every_way_by_predictions(
     host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path
 ) -> None:

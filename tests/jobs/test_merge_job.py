@@ -169,14 +169,14 @@ def test_cancel_at_any_step_leaves_nothing(loras: list[Path], tiny_sd1: Path, tm
     )
     run(options, whole)
     names = list(dict.fromkeys(whole.reached))
-    assert names[:4] == ["Reading the LoRAs", "Loading the model", "capture", "Solving for round 1 of 1"]
+    assert names[:4] == ["Reading the LoRAs", "Loading the model", "Watching the model", "Solving for round 1 of 1"]
     assert {"Solving", "Comparing: stacked sum", "Writing"} <= set(names)
     state = torch.get_rng_state()
     for name in names:
         for step in sorted({1, whole.reached.count(name)}):
             folder = tmp_path / f"{names.index(name)}-{step}"
             folder.mkdir()
-            cache = folder.with_suffix(".cache") if name == "capture" else tmp_path / "c0"
+            cache = folder.with_suffix(".cache") if name == "Watching the model" else tmp_path / "c0"
             changed = replace(options, out=folder / "m.safetensors", report=folder / "report", cache=cache)
             with pytest.raises(Cancelled):
                 run(changed, Recorder(cancel_in=name, at=step))

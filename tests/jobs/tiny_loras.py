@@ -75,7 +75,7 @@ class Recorder:
     @property
     def sampled(self) -> int:
         """Steps of model runs that were announced."""
-        return sum(steps for name, steps in self.phases if name == "capture")
+        return sum(steps for name, steps in self.phases if name == "Watching the model")
 
 
 @pytest.fixture(scope="session")

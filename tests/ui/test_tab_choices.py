@@ -158,6 +158,18 @@ def test_preferred_weight(given: object, weight: float) -> None:
     assert preferred_weight({"preferred weight": given}) == weight
 
 
+@pytest.mark.parametrize(
+    ("called", "kind"), [({"trigger": "robo", "class_word": "robot"}, "character"), ({"trigger": "ink style"}, "style")]
+)
+def test_a_recipe_without_prompts_is_merged_without_prompts_again(folder: Path, called: dict, kind: str) -> None:
+    """A robot would be guessed an object, which has prompts of its own."""
+    entry = CatalogueEntry("anna", folder / "anna.safetensors")
+    (item,), _ = from_recipe({"inputs": [{"file": "anna.safetensors", "weight": 1.0, **called}]}, {"anna": entry})
+    card = complete(item, entry, Facts())
+    assert card.kind == kind
+    assert "prompts" not in card.as_recipe(entry)
+
+
 def test_a_recipe_becomes_cards_and_names_what_is_missing(folder: Path) -> None:
     entries = {"anna": CatalogueEntry("anna", folder / "anna.safetensors")}
     recipe = {

@@ -105,7 +105,7 @@ def test_the_recipe_of_a_merged_file_brings_everything_back(controller: TabContr
     reply, found = controller.load_recipe("recipe")
     items = json.loads(reply)["choices"]
     assert {**items[0], "te_weight": items[0]["te_weight"]} == {
-        "name": "ben", "weight": "0.5", "te_weight": "0.25", "trigger": "x", "class_word": "y",
+        "name": "ben", "weight": "0.5", "te_weight": "0.25", "trigger": "x", "class_word": "y", "kind": "character",
     }  # fmt: skip
     assert items[1]["name"] == "ink"
     assert {name: found[name] for name in ("method", "ties.density", "dtype", "name")} == {
@@ -193,7 +193,7 @@ def test_cancel_reaches_the_job_and_is_no_error(controller: TabController) -> No
     ready = threading.Event()
 
     def body(progress: Progress) -> None:
-        progress.phase("capture", 100)
+        progress.phase("Watching the model", 100)
         for _ in range(60_000):
             progress.step()
             ready.set()
