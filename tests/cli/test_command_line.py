@@ -83,7 +83,7 @@ def test_merge_prints_the_documented_object(
     assert (answer["ok"], answer["out"], answer["method"]) == (True, str(out), "gradient-fusion")
     assert [concept["name"] for concept in answer["concepts"]] == ["zor", "vex"]
     assert names_in(tmp_path) == ["m.json", "m.report.html", "m.report.json", "m.safetensors", "r"]
-    assert "capture" in err
+    assert "Watching the model" in err
     inputs = json.loads((tmp_path / "r" / "m.report.json").read_text(encoding="utf-8"))["inputs"]
     assert [(i["weight"], i["te_weight"], i["trigger"], i["class_word"]) for i in inputs] == [
         (0.9, 0.5, "zor man", "man"),
@@ -270,12 +270,12 @@ def test_bad_input_in_a_real_process(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["empty.safetensors"]
 
 
-@pytest.mark.parametrize("phase", ["capture", "Distilling", "Solving"])
+@pytest.mark.parametrize("phase", ["Watching the model", "Distilling", "Solving"])
 def test_ctrl_c_ends_quietly_and_leaves_nothing(phase: str, loras: list[Path], tiny_sd1: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     pairs = [part for path in loras for part in ("--lora", path, "--trigger", f"{path.stem} man")]
-    long = {"capture": ("sampling_steps=100", "rounds=1"), "Distilling": ("distill=5000",)}
+    long = {"Watching the model": ("sampling_steps=100", "rounds=1"), "Distilling": ("distill=5000",)}
     many = [*QUICK_ARGUMENTS, *(part for option in long.get(phase, ()) for part in ("--option", option))]
     process = start(
         "merge", "--checkpoint", tiny_sd1, *pairs, "--out", folder / "m.safetensors", "--report", folder / "report",
