@@ -307,3 +307,6 @@ def test_the_estimate_is_there_before_the_merge_and_explains_errors(controller: 
     assert "not an option" not in controller.estimate(TWO, *values())
     assert "A name may not" in controller.estimate(TWO, *values(name="a/b"))
     assert controller.estimate("[]", *values()) == ""
+    learning, solving = (controller.estimate(TWO, *values(method="contrastive", preset=p)) for p in ("best", "full"))
+    assert "and a training step" in learning
+    assert "and a training step" not in solving
