@@ -26,7 +26,7 @@ class TaskProgress:
         self.state, self.name, self.text = "waiting", "", ""
         self.steps, self.done = 0, 0
         self.cancelled = threading.Event()
-        self.finished = False
+        self.finished = False  # to its end: neither cancelled nor failed
         self.log: list[str] = []
         self._position, self._skipped = -1, 0.0
         self._started = time.monotonic()
