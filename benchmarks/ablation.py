@@ -65,7 +65,7 @@ def way_of(parameter: str, value: Any) -> Way:
 
 def default_of(parameter: str) -> Any:
     """What it has by default."""
-    from lib_loraclr.jobs.settings import JOB_OPTIONS
+    from lib_loraclr.merging.config import JOB_OPTIONS
 
     known = {option.name: option.default for option in JOB_OPTIONS} | complete_options(METHOD, {})
     return {"rank": "exact", "inputs": INPUTS[0], **known}[parameter.removeprefix("distilled ")]

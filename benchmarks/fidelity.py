@@ -32,11 +32,11 @@ from benchmarks.study import FULL, REDUCED, SINGLE, Study, Unit, picture_folder,
 from benchmarks.units import Units
 from benchmarks.ways import Maker, Way, study_ways
 from benchmarks.world import World, open_world
-from lib_loraclr.cli.progress import BarProgress
 from lib_loraclr.core.methods import complete_options
-from lib_loraclr.jobs.evaluation.folder import EvaluationFolder
-from lib_loraclr.jobs.options import DEFAULT_METHOD
-from lib_loraclr.jobs.output import write_text
+from lib_loraclr.evaluation.folder import EvaluationFolder
+from lib_loraclr.formats.output import write_text
+from lib_loraclr.frontends.cli.progress import BarProgress
+from lib_loraclr.merging.options import DEFAULT_METHOD
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("main", "combinations", "variants")
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures.write_fidelity(out, folder)
     print(f"wrote {out / 'fidelity.json'} and {out / 'fidelity.html'}")
     if folder is not None:
-        print(f"pictures to rate: python -m lib_loraclr.ui.rating {folder.path}")
+        print(f"pictures to rate: python -m lib_loraclr.frontends.rating {folder.path}")
     return 0
 
 

@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from PIL import Image, ImageDraw
 
 from benchmarks.labels import is_main, label
-from lib_loraclr.jobs.evaluation.curves import SCALE, Chart, Series, font, to_image, to_svg
-from lib_loraclr.jobs.evaluation.folder import EvaluationFolder
-from lib_loraclr.jobs.evaluation.page import EXPLAINED, HEAD, document, html_table, section, sheet
-from lib_loraclr.jobs.output import write_text
+from lib_loraclr.evaluation.curves import SCALE, Chart, Series, font, to_image, to_svg
+from lib_loraclr.evaluation.folder import EvaluationFolder
+from lib_loraclr.evaluation.page import EXPLAINED, HEAD, document, html_table, section, sheet
+from lib_loraclr.formats.output import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURES = {

@@ -13,12 +13,13 @@ from lib_loraclr.capture import CaptureConcept, StatisticsCache, capture, combin
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.problem import Statistics
-from lib_loraclr.hosts.ports import DiffusionHost, Progress
-from lib_loraclr.jobs.attention import AttentionMetrics, partners
-from lib_loraclr.jobs.inputs import host_shapes, make_concepts, read_files
-from lib_loraclr.jobs.options import MergeOptions
-from lib_loraclr.jobs.refine import problems_of, solve
-from lib_loraclr.jobs.settings import plan_of
+from lib_loraclr.formats.weighted import host_shapes, read_files
+from lib_loraclr.merging.attention import AttentionMetrics, partners
+from lib_loraclr.merging.config import plan_of
+from lib_loraclr.merging.inputs import make_concepts
+from lib_loraclr.merging.options import MergeOptions
+from lib_loraclr.merging.solve import problems_of, solve
+from lib_loraclr.model import DiffusionHost, Progress
 
 INPUTS = ("aggregated", "teacher", "student", "last")
 

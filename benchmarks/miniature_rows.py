@@ -13,8 +13,8 @@ from lib_loraclr.capture.hooks import collect, inject, input_rows
 from lib_loraclr.capture.prompts import SAMPLE_TEMPLATES, filled
 from lib_loraclr.core.deltas import Delta, LowRank
 from lib_loraclr.formats import read_lora
-from lib_loraclr.hosts.ports import DiffusionHost, SampleRequest
 from lib_loraclr.hosts.standalone import load_checkpoint
+from lib_loraclr.model import DiffusionHost, SampleRequest
 
 PROMPTS = 4
 

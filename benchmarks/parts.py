@@ -23,8 +23,8 @@ from benchmarks.labels import label
 from benchmarks.study import Study, Unit, draw_concepts
 from benchmarks.ways import Way
 from lib_loraclr.core.deltas import Delta
-from lib_loraclr.jobs.evaluation.painting import paint, sampling_steps
-from lib_loraclr.jobs.evaluation.scores import rounded, score
+from lib_loraclr.evaluation.painting import paint, sampling_steps
+from lib_loraclr.evaluation.scores import rounded, score
 
 PARTS = {
     "none": r"(?!)",

@@ -27,8 +27,8 @@ from lib_loraclr.capture.hooks import collect, inject, input_rows
 from lib_loraclr.capture.prompts import phrase
 from lib_loraclr.core.deltas import Delta, Dense
 from lib_loraclr.core.linalg import exact_float32
-from lib_loraclr.hosts.ports import DiffusionHost, Progress, SampleRequest
-from lib_loraclr.jobs.inputs import Concept
+from lib_loraclr.merging.inputs import Concept
+from lib_loraclr.model import DiffusionHost, Progress, SampleRequest
 
 STAGES = ("text", "keys and values", "spatial")
 STEPS, SEED = 20, 0

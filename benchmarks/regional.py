@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.regional_identity import Gallery, gallery_picture, measure, spec_of
 from benchmarks.regional_rates import identity_table
-from lib_loraclr.hosts.ports import RegionalRequest, SampleRequest
+from lib_loraclr.model import SampleRequest
 from lib_loraclr.regional import RegionalSpec
 from lib_loraclr.regional.conditions import Encoded, RegionText, Row
 from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.lora import RegionalRequest
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import find_sites
 

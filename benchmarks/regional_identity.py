@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.regional_rates import SUBJECTS, WAYS
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
+from lib_loraclr.generation.generator import Painter
 from lib_loraclr.hosts.standalone import load_checkpoint
-from lib_loraclr.jobs.generate import Painter
 from lib_loraclr.regional import RegionalSpec, parse_spec
 from lib_loraclr.regional.spec import SUBJECTS_SOLO
 from miniature.evaluate import references

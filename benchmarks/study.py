@@ -20,11 +20,11 @@ import numpy as np
 from benchmarks.units import Units
 from benchmarks.ways import Maker, Way
 from benchmarks.world import World
-from lib_loraclr.hosts.ports import Progress
-from lib_loraclr.jobs.evaluation.folder import EvaluationFolder, read_picture, write_picture
-from lib_loraclr.jobs.evaluation.meters import Pictures
-from lib_loraclr.jobs.evaluation.painting import paint, sampling_steps
-from lib_loraclr.jobs.evaluation.scores import ConceptScore, drift, make_row, rounded, score
+from lib_loraclr.evaluation.folder import EvaluationFolder, read_picture, write_picture
+from lib_loraclr.evaluation.meters import Pictures
+from lib_loraclr.evaluation.painting import paint, sampling_steps
+from lib_loraclr.evaluation.scores import ConceptScore, drift, make_row, rounded, score
+from lib_loraclr.model import Progress
 
 SINGLE = Way("single")
 NEUTRAL_SEEDS = 2

@@ -14,12 +14,12 @@ from benchmarks.published import Loraclr, by_lbfgs, merge_published
 from benchmarks.world import World
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.methods import get_method
-from lib_loraclr.hosts.ports import Progress
-from lib_loraclr.jobs.evaluation.painting import stacked
-from lib_loraclr.jobs.inputs import host_shapes, read_files, weighted_deltas
-from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions
-from lib_loraclr.jobs.settings import plan_of
+from lib_loraclr.evaluation.painting import stacked
+from lib_loraclr.formats.weighted import host_shapes, read_files, weighted_deltas
+from lib_loraclr.merging.config import plan_of
+from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions
+from lib_loraclr.merging.pipeline import merge
+from lib_loraclr.model import Progress
 
 MODEL_FREE = ("sum", "average", "svd", "ties", "dare", "knots")
 SWITCHES: dict[str, tuple[Any, Any]] = {"anchor": (0.0, 0.1), "rounds": (0, 3), "balance": (0, 5)}

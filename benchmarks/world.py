@@ -24,15 +24,16 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib_loraclr.hosts.ports import DiffusionHost
+from lib_loraclr.evaluation.folder import read_pictures
+from lib_loraclr.evaluation.meter_files import network_meters
+from lib_loraclr.evaluation.meters import Meters, Numbers, Pictures, calibrate, cosines
+from lib_loraclr.evaluation.network import PictureNetwork, TrunkEmbedder, build_network
+from lib_loraclr.evaluation.options import ConceptSet, Subject, load_set
+from lib_loraclr.evaluation.scores import References
+from lib_loraclr.formats.weighted import host_shapes, read_files
 from lib_loraclr.hosts.standalone import load_checkpoint
-from lib_loraclr.jobs.evaluation.folder import read_pictures
-from lib_loraclr.jobs.evaluation.meter_files import network_meters
-from lib_loraclr.jobs.evaluation.meters import Meters, Numbers, Pictures, calibrate, cosines
-from lib_loraclr.jobs.evaluation.network import PictureNetwork, TrunkEmbedder, build_network
-from lib_loraclr.jobs.evaluation.options import ConceptSet, Subject, load_set
-from lib_loraclr.jobs.evaluation.scores import References
-from lib_loraclr.jobs.inputs import Concept, host_shapes, make_concepts, read_files
+from lib_loraclr.merging.inputs import Concept, make_concepts
+from lib_loraclr.model import DiffusionHost
 from miniature import backgrounds, styles, world
 from miniature.concepts import difference
 from miniature.measure import Embedder

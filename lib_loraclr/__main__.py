@@ -8,7 +8,7 @@ import sys
 def run() -> int:
     """Start the command line; Ctrl-C while the libraries are still loading ends as quietly as later."""
     try:
-        from lib_loraclr.cli import main
+        from lib_loraclr.frontends.cli import main
 
         return main()
     except KeyboardInterrupt:

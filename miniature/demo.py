@@ -27,14 +27,14 @@ if sys.path and Path(sys.path[0]).resolve() == HERE:  # run as a file: this fold
 import numpy as np  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
-from lib_loraclr.cli.progress import BarProgress  # noqa: E402
-from lib_loraclr.cli.table import table  # noqa: E402
 from lib_loraclr.core.errors import LoraclrError  # noqa: E402
+from lib_loraclr.frontends.cli.progress import BarProgress  # noqa: E402
+from lib_loraclr.frontends.cli.table import table  # noqa: E402
+from lib_loraclr.generation.generator import Painter  # noqa: E402
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint  # noqa: E402
-from lib_loraclr.jobs.generate import Painter  # noqa: E402
-from lib_loraclr.jobs.merge import merge  # noqa: E402
-from lib_loraclr.jobs.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions  # noqa: E402
-from lib_loraclr.jobs.outcome import MergeOutcome  # noqa: E402
+from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions  # noqa: E402
+from lib_loraclr.merging.outcome import MergeOutcome  # noqa: E402
+from lib_loraclr.merging.pipeline import merge  # noqa: E402
 from miniature.measure import Meter  # noqa: E402
 
 BATCH = 16

@@ -76,7 +76,7 @@ def app_started(_demo, app):
     from lib_loraclr.hosts.webui.application import api_credentials, api_wanted
 
     if api_wanted():
-        from lib_loraclr.api.regional import add_regional_routes
+        from lib_loraclr.frontends.api.regional import add_regional_routes
 
         add_regional_routes(app, api_credentials())
 

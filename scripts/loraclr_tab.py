@@ -6,8 +6,8 @@ from lib_loraclr.hosts.webui.callbacks import register
 
 def ui_tabs():
     from lib_loraclr.core.errors import InputError
+    from lib_loraclr.frontends.tab.tab import build_notice, build_tab
     from lib_loraclr.hosts.detect import webui_application
-    from lib_loraclr.ui.tab import build_notice, build_tab
 
     try:
         blocks = build_tab(webui_application())
@@ -23,7 +23,7 @@ def app_started(_demo, app):
     from lib_loraclr.hosts.webui.application import api_credentials, api_wanted
 
     if api_wanted():
-        from lib_loraclr.api.routes import add_routes
+        from lib_loraclr.frontends.api.routes import add_routes
         from lib_loraclr.hosts.detect import webui_application
 
         with contextlib.suppress(InputError):  # of a WebUI of another family; the tab says it

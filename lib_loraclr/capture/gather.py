@@ -13,7 +13,7 @@ from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.moments import SecondMoment
-from lib_loraclr.hosts.ports import DiffusionHost, Progress, SampleRequest
+from lib_loraclr.model import DiffusionHost, Progress, SampleRequest
 
 TEXT_BATCH = 16
 KEYS_AND_VALUES = (".attn2.to_k", ".attn2.to_v")

@@ -19,7 +19,7 @@ from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.moments import SecondMoment, moment_dtype
-from lib_loraclr.hosts.ports import DiffusionHost, Progress, SampleRequest
+from lib_loraclr.model import DiffusionHost, Progress, SampleRequest
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.core.methods.base import Statistics
 from lib_loraclr.core.moments import SecondMoment, moment_dtype
-from lib_loraclr.hosts.ports import DiffusionHost, Progress
+from lib_loraclr.model import DiffusionHost, Progress
 
 Moments = dict[str, SecondMoment]
 Job = Run | Lockstep

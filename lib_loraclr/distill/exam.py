@@ -20,7 +20,7 @@ from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.distill.lessons import LessonMaker, Lessons, sampled_steps
 from lib_loraclr.distill.run import loss_weights
 from lib_loraclr.distill.settings import DistillSettings
-from lib_loraclr.hosts.ports import DifferentiableHost, Progress
+from lib_loraclr.model import DifferentiableHost, Progress
 
 NUMBER = 950  # of the capture's rounds: noise and neutral pictures of its own
 AT_ONCE = 4  # rows a prediction

@@ -13,7 +13,7 @@ from lib_loraclr.capture.gather import Run, picture_size
 from lib_loraclr.capture.run import concept_runs, neutral_runs
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.distill.settings import DistillSettings
-from lib_loraclr.hosts.ports import DifferentiableHost, Progress, SampleRequest
+from lib_loraclr.model import DifferentiableHost, Progress, SampleRequest
 
 ROUND = 900  # of the capture's prompts and seeds: pictures that no capture has watched
 

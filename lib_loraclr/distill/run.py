@@ -16,7 +16,7 @@ from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.distill.lessons import Lessons
 from lib_loraclr.distill.settings import DistillSettings
 from lib_loraclr.distill.student import Student
-from lib_loraclr.hosts.ports import DifferentiableHost, Progress
+from lib_loraclr.model import DifferentiableHost, Progress
 
 WARM_UP = 10  # steps in which Adam's second moments find their size
 GAMMA, FLOOR = 5.0, 0.5

@@ -18,6 +18,16 @@ from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.response import Response
 from lib_loraclr.regional.sites import Sites
+from lib_loraclr.regional.spec import RegionalSpec
+
+
+@dataclass(frozen=True)
+class RegionalRequest:
+    """Regions of a picture. `deltas[r]` are the LoRAs of active region r by layer name; `triggers` by concept."""
+
+    spec: RegionalSpec
+    deltas: Sequence[Mapping[str, Delta]] = ()
+    triggers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

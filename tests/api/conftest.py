@@ -14,7 +14,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from lib_loraclr.api.routes import PREFIX, add_routes
+from lib_loraclr.frontends.api.routes import PREFIX, add_routes
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))

@@ -13,12 +13,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lib_loraclr.api.access import LIMIT
-from lib_loraclr.api.answers import Names
-from lib_loraclr.api.routes import PREFIX, add_routes
-from lib_loraclr.api.work import WAITING
 from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.formats import read_lora
+from lib_loraclr.frontends.api.access import LIMIT
+from lib_loraclr.frontends.api.answers import Names
+from lib_loraclr.frontends.api.routes import PREFIX, add_routes
+from lib_loraclr.frontends.api.work import WAITING
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 
 Finished = Callable[[str], dict[str, Any]]

@@ -10,7 +10,7 @@ fastapi = pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient  # noqa: E402
 
-from lib_loraclr.api.regional import LIMIT, PREFIX, add_regional_routes  # noqa: E402
+from lib_loraclr.frontends.api.regional import LIMIT, PREFIX, add_regional_routes  # noqa: E402
 
 SPEC = {"regions": [{"shape": {"t": "box", "r": [0, 0, 0.5, 1]}, "prompt": "x"}]}
 

@@ -9,7 +9,7 @@ from benchmarks.lbfgs import lbfgs
 from benchmarks.published import SEED, STEPS, Loraclr, by_lbfgs, half, merge_published, stage_of
 from benchmarks.world import World
 from lib_loraclr.capture.hooks import inject
-from lib_loraclr.hosts.ports import SampleRequest
+from lib_loraclr.model import SampleRequest
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

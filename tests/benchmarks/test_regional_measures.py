@@ -14,8 +14,8 @@ from benchmarks.regional import BUDGETS, count_flops, goals
 from benchmarks.regional_identity import Gallery, cast_of, gallery_picture, measure
 from benchmarks.regional_rates import WAYS, identity_table
 from benchmarks.tables import regional_cost, regional_identity
-from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.options import LoraChoice, MergeOptions
+from lib_loraclr.merging.options import LoraChoice, MergeOptions
+from lib_loraclr.merging.pipeline import merge
 
 
 def canvas(count: int, way: str, seen: list[str], cosine: list[float]) -> dict[str, Any]:

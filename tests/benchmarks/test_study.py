@@ -22,9 +22,9 @@ from benchmarks.units import Units
 from benchmarks.ways import Maker, Way, is_default, study_ways
 from benchmarks.world import World
 from lib_loraclr.core.methods import METHODS, complete_options
-from lib_loraclr.jobs.evaluation.folder import EvaluationFolder
-from lib_loraclr.jobs.evaluation.painting import paint, stacked
-from lib_loraclr.jobs.options import DEFAULT_METHOD, DEFAULT_PRESET
+from lib_loraclr.evaluation.folder import EvaluationFolder
+from lib_loraclr.evaluation.painting import paint, stacked
+from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET
 
 FIELDS = ["method", "options", "n", "draw", "text", "image", "identity_cosine", "identity_rate",
           "worst_identity_cosine", "drift"]  # fmt: skip

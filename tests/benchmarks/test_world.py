@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import world as module
 from benchmarks.world import World, agreement, describe, load_embedder, spearman
-from lib_loraclr.jobs.evaluation.meter_files import network_meters
-from lib_loraclr.jobs.evaluation.network import TrunkEmbedder, load_network
+from lib_loraclr.evaluation.meter_files import network_meters
+from lib_loraclr.evaluation.network import TrunkEmbedder, load_network
 from miniature import world as drawing
 from miniature.measure import Embedder, Meter
 

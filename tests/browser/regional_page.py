@@ -20,9 +20,9 @@ sys.path.insert(0, str(ROOT))
 
 import gradio as gr  # noqa: E402
 
-from lib_loraclr.ui.regional.layouts import LayoutStore  # noqa: E402
-from lib_loraclr.ui.regional.panel import build_panel  # noqa: E402
-from lib_loraclr.ui.regional.services import Concept  # noqa: E402
+from lib_loraclr.frontends.panel.layouts import LayoutStore  # noqa: E402
+from lib_loraclr.frontends.panel.panel import build_panel  # noqa: E402
+from lib_loraclr.frontends.panel.services import Concept  # noqa: E402
 
 
 class Services:

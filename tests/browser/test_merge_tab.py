@@ -46,7 +46,7 @@ def test_the_list_says_what_can_be_chosen_and_why_not(tab_page: Any) -> None:
 
 
 def test_no_two_components_share_an_id(merge_tab: Any) -> None:
-    from lib_loraclr.ui.tab import build_tab
+    from lib_loraclr.frontends.tab.tab import build_tab
 
     found = [block.elem_id for block in build_tab(merge_tab.application).blocks.values() if block.elem_id]
     assert sorted(found) == sorted(set(found))
@@ -73,8 +73,8 @@ def test_everything_can_be_chosen_by_keyboard(tab_page: Any) -> None:
 
 
 def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
-    from lib_loraclr.hosts.folder import lora_files
-    from lib_loraclr.jobs.overlap import overlap
+    from lib_loraclr.app.catalogue import lora_files
+    from lib_loraclr.merging.overlap import overlap
 
     tab_page.open()
     tab, names, page = tab_page.tab, tab_page.tab.names, tab_page.page

@@ -47,7 +47,7 @@ def address(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "lib_loraclr.ui.rating", str(folder), "--port", str(port)]
+    command = [sys.executable, "-m", "lib_loraclr.frontends.rating", str(folder), "--port", str(port)]
     offline = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     server = subprocess.Popen(command, cwd=ROOT, env=os.environ | offline)
     try:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from lib_loraclr.capture import CaptureConcept, CaptureSettings, StatisticsCache, capture, combine
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.hosts.ports import SampleRequest
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
+from lib_loraclr.model import SampleRequest
 
 SETTINGS = CaptureSettings(
     steps=2, prompts=3, batch=2, neutral_prompts=2, held_out_prompts=1, seed=5,

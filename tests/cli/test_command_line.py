@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from tiny_loras import LAYERS, QUICK, lora_tensors, write_lora_file
 
-from lib_loraclr.cli import main
-from lib_loraclr.cli.pairs import pair
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.frontends.cli import main
+from lib_loraclr.frontends.cli.pairs import pair
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_ARGUMENTS = [part for name, value in QUICK.items() for part in ("--option", f"{name}={value}")]
@@ -235,7 +235,7 @@ def test_a_defect_is_status_1_and_still_one_object(
     def broken(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("lib_loraclr.jobs.merge.solve", broken)
+    monkeypatch.setattr("lib_loraclr.merging.pipeline.solve", broken)
     out = tmp_path / "out.safetensors"
     status, answer, err = run(capsys, "merge", "--method", "sum", "--lora", loras[0], "--lora", loras[1], "--out", out)
     assert (status, answer["ok"], answer["error"]["code"], answer["error"]["message"]) == (1, False, code, sentence)

@@ -145,9 +145,9 @@ OTHERS = {
 
 SHARED = "webui/{application,callbacks,catalogue,host,progress,settings,words}"
 ADAPTERS = {
-    "a1111": (SHARED, "a1111/{application,host,model,networks,sizes}"),
-    "forge": (SHARED, "webui/{patched_host}", "forge/{application,host,model,selected}"),
-    "ldm_patched": (SHARED, "webui/{patched_host}", "ldm_patched/{application,host,model}"),
+    "a1111": (SHARED, "webui/a1111/{application,host,model,networks,sizes}"),
+    "forge": (SHARED, "webui/{patched_host}", "webui/forge/{application,host,model,selected}"),
+    "ldm_patched": (SHARED, "webui/{patched_host}", "webui/ldm_patched/{application,host,model}"),
 }
 TABLES = {"a1111": A1111, "forge": FORGE, "ldm_patched": LDM_PATCHED}
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lib_loraclr.core.deltas import LowRank
 from lib_loraclr.distill.student import Student
-from lib_loraclr.hosts.ports import DifferentiableHost, SampleRequest
-from lib_loraclr.hosts.samplers import first_noise
 from lib_loraclr.hosts.standalone import StandaloneHost
+from lib_loraclr.model import DifferentiableHost, SampleRequest
+from lib_loraclr.samplers import first_noise
 
 LAYERS = (
     "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",

@@ -45,7 +45,7 @@ class A1111:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.unet = toy(label=False)
         self.shared = fake_webui.install(monkeypatch, Model(self.unet))
-        from lib_loraclr.hosts.a1111.regional import A1111Adapter
+        from lib_loraclr.hosts.webui.a1111.regional import A1111Adapter
         from lib_loraclr.hosts.webui.regional_session import RegionalSession
 
         self.adapter, self.session_type = A1111Adapter(), RegionalSession
@@ -168,7 +168,7 @@ class Forge(A1111):
             forge_objects=SimpleNamespace(unet=Patcher(SimpleNamespace(diffusion_model=self.unet))),
         )  # fmt: skip
         self.shared = fake_webui.install(monkeypatch, self.model)
-        from lib_loraclr.hosts.forge.regional import ForgeAdapter
+        from lib_loraclr.hosts.webui.forge.regional import ForgeAdapter
         from lib_loraclr.hosts.webui.regional_session import RegionalSession
 
         self.adapter, self.session_type = ForgeAdapter(), RegionalSession

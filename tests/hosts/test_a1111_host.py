@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from lib_loraclr.app.jobs import TaskProgress
 from lib_loraclr.capture import CaptureConcept, CaptureSettings, StatisticsCache, capture
 from lib_loraclr.core.deltas import LowRank
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
-from lib_loraclr.hosts.ports import SampleRequest
 from lib_loraclr.hosts.standalone import StandaloneHost
-from lib_loraclr.hosts.tasks import TaskProgress
+from lib_loraclr.model import SampleRequest
 
 SPEC = importlib.util.spec_from_file_location("standin", Path(__file__).with_name("standin.py"))
 standin = importlib.util.module_from_spec(SPEC)
@@ -35,17 +35,17 @@ def webui(plain: StandaloneHost, tiny_sd1: Path, tmp_path: Path, monkeypatch: py
     made = standin.build(model, tmp_path)
     for name, module in made.items():
         monkeypatch.setitem(sys.modules, name, module)
-    ours = [name for name in sys.modules if name.startswith(("lib_loraclr.hosts.webui", "lib_loraclr.hosts.a1111"))]
+    ours = [name for name in sys.modules if name.startswith("lib_loraclr.hosts.webui")]
     for name in ours:
         monkeypatch.delitem(sys.modules, name)
-    application = importlib.import_module("lib_loraclr.hosts.a1111.application").A1111Application()
+    application = importlib.import_module("lib_loraclr.hosts.webui.a1111.application").A1111Application()
     yield SimpleNamespace(application=application, model=model, folder=tmp_path, **{
         name.rpartition(".")[2]: module for name, module in made.items()
     })  # fmt: skip
     for layer in model.network_layer_mapping.values():
         for name in ("network_current_names", "network_weights_backup"):
             layer.__dict__.pop(name, None)
-    for name in [one for one in sys.modules if one.startswith(("lib_loraclr.hosts.webui", "lib_loraclr.hosts.a1111"))]:
+    for name in [one for one in sys.modules if one.startswith("lib_loraclr.hosts.webui")]:
         del sys.modules[name]
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from lib_loraclr.app.jobs import TaskProgress
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
-from lib_loraclr.hosts.ports import SampleRequest
 from lib_loraclr.hosts.standalone import StandaloneHost
-from lib_loraclr.hosts.tasks import TaskProgress
+from lib_loraclr.model import SampleRequest
 
 LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-OURS = ("lib_loraclr.hosts.webui", "lib_loraclr.hosts.forge")
+OURS = ("lib_loraclr.hosts.webui", "lib_loraclr.hosts.webui.forge")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def forge(
         monkeypatch.setitem(sys.modules, name, module)
     for name in [one for one in sys.modules if one.startswith(OURS)]:
         monkeypatch.delitem(sys.modules, name)
-    application = importlib.import_module("lib_loraclr.hosts.forge.application").ForgeApplication()
+    application = importlib.import_module("lib_loraclr.hosts.webui.forge.application").ForgeApplication()
     yield SimpleNamespace(
         application=application, engine=engine, modules=modules,
         log=modules["backend.sampling.sampling_function"].log,

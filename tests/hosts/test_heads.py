@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from lib_loraclr.hosts.a1111.open_clip import open_clip_layers
 from lib_loraclr.hosts.heads import head_counts
 from lib_loraclr.hosts.standalone import load_checkpoint
-from lib_loraclr.jobs.attention import partner_of
+from lib_loraclr.hosts.webui.a1111.open_clip import open_clip_layers
+from lib_loraclr.merging.attention import partner_of
 
 
 class Attention(nn.Module):

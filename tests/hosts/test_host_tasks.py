@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from lib_loraclr.app.jobs import REMEMBERED, TaskBoard, TaskProgress
 from lib_loraclr.core.errors import Cancelled, LoraclrError
-from lib_loraclr.hosts.tasks import REMEMBERED, TaskBoard, TaskProgress
 
 PHASES = [("Reading", 1.0), ("capture", 6.0), ("Solving", 1.0), ("capture", 6.0), ("Solving", 1.0), ("Writing", 1.0)]
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+from lib_loraclr.app.jobs import TaskProgress
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.hosts.ports import SampleRequest
 from lib_loraclr.hosts.standalone import StandaloneHost
-from lib_loraclr.hosts.tasks import TaskProgress
+from lib_loraclr.model import SampleRequest
 
 LAYER = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-OURS = ("lib_loraclr.hosts.webui", "lib_loraclr.hosts.ldm_patched", "lib_loraclr.hosts.forge")
+OURS = ("lib_loraclr.hosts.webui", "lib_loraclr.hosts.webui.ldm_patched", "lib_loraclr.hosts.webui.forge")
 
 
 @pytest.fixture
@@ -150,5 +150,5 @@ def test_a_folder_is_shown_only_where_the_webui_can(webui: Any) -> None:
 def test_regions_find_the_same_host(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modules.sd_samplers", SimpleNamespace())
     monkeypatch.setattr(webui.modules["modules"], "sd_samplers", SimpleNamespace(), raising=False)
-    adapter = importlib.import_module("lib_loraclr.hosts.forge.regional").ForgeAdapter()
+    adapter = importlib.import_module("lib_loraclr.hosts.webui.forge.regional").ForgeAdapter()
     assert type(adapter.host()).__name__ == "LdmPatchedHost"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lib_loraclr.capture.hooks import collect, inject
 from lib_loraclr.core.deltas import LowRank
-from lib_loraclr.hosts.a1111.open_clip import FusedPart, open_clip_layers, separated
-from lib_loraclr.hosts.a1111.sizes import with_size
+from lib_loraclr.hosts.webui.a1111.open_clip import FusedPart, open_clip_layers, separated
+from lib_loraclr.hosts.webui.a1111.sizes import with_size
 from lib_loraclr.hosts.webui.conditioning import Conditioning
 
 

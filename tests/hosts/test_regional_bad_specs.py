@@ -47,10 +47,10 @@ def test_a_bad_layout_is_said_and_the_picture_is_plain(
     a1111: A1111, name: str, monkeypatch: Any, tmp_path: Path
 ) -> None:
     raw, words = BAD[name]
+    from lib_loraclr.frontends.panel.layouts import LayoutStore
+    from lib_loraclr.frontends.panel.questions import Questions
+    from lib_loraclr.frontends.panel.services import NoServices
     from lib_loraclr.hosts.webui import regional_script
-    from lib_loraclr.ui.regional.layouts import LayoutStore
-    from lib_loraclr.ui.regional.questions import Questions
-    from lib_loraclr.ui.regional.services import NoServices
 
     text = raw if isinstance(raw, str) else json.dumps(raw)
     question = json.dumps({"serial": 1, "question": "validate", "spec": text})

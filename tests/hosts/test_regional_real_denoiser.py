@@ -114,7 +114,7 @@ def test_the_cursor_names_every_row(
         cond_stage_model_empty_prompt=torch.full((1, 2, 3), 0.5),
     )  # fmt: skip
     shared = fake_webui.install(monkeypatch, model)
-    from lib_loraclr.hosts.a1111.regional import A1111Pass
+    from lib_loraclr.hosts.webui.a1111.regional import A1111Pass
 
     runtime: Any = Recorder()
     running = A1111Pass(unet, runtime, SimpleNamespace(at=lambda step: []), pytest.fail)  # pyright: ignore[reportArgumentType]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lib_loraclr.app.catalogue import FolderCatalogue
+from lib_loraclr.app.cost import expected_phases
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.hosts.folder import FolderCatalogue
+from lib_loraclr.formats.weighted import find_lora
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
-from lib_loraclr.jobs.expected import expected_phases
-from lib_loraclr.jobs.inputs import find_lora
-from lib_loraclr.jobs.options import parse_merge_options
-from lib_loraclr.jobs.settings import plan_of
+from lib_loraclr.merging.config import plan_of
+from lib_loraclr.merging.options import parse_merge_options
 
 
 def lora_file(path: Path, seed: int = 0) -> Path:

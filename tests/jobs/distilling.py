@@ -15,9 +15,9 @@ from lib_loraclr.capture import CaptureConcept, CaptureSettings, inject
 from lib_loraclr.core.deltas import Delta, add
 from lib_loraclr.distill import DistillSettings, Lessons, record
 from lib_loraclr.distill.run import loss_weights
+from lib_loraclr.formats.weighted import read_files, weighted_deltas
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
-from lib_loraclr.jobs.inputs import read_files, weighted_deltas
-from lib_loraclr.jobs.options import MergeOptions
+from lib_loraclr.merging.options import MergeOptions
 
 CAPTURE = CaptureSettings(steps=2)
 SETTINGS = DistillSettings(steps=30, pictures=2, neutral=2, levels=4)

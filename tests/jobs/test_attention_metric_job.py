@@ -17,14 +17,14 @@ from lib_loraclr.core.problem import LayerProblem
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
-from lib_loraclr.jobs.attention import partner_of, partners
-from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.meter import Stopwatch
-from lib_loraclr.jobs.options import MergeOptions
-from lib_loraclr.jobs.refine import solve
-from lib_loraclr.jobs.report import MergeReport
-from lib_loraclr.jobs.settings import plan_of
-from lib_loraclr.jobs.task import Task, prepare
+from lib_loraclr.merging.attention import partner_of, partners
+from lib_loraclr.merging.config import plan_of
+from lib_loraclr.merging.context import Task, prepare
+from lib_loraclr.merging.options import MergeOptions
+from lib_loraclr.merging.pipeline import merge
+from lib_loraclr.merging.report import MergeReport
+from lib_loraclr.merging.solve import solve
+from lib_loraclr.timing import Stopwatch
 
 ATTENTION = {**QUICK, "metric": "attention"}
 TEXT_QUERY = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"

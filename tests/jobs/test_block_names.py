@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_loras import Recorder
 
-from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.options import LoraChoice, MergeOptions
+from lib_loraclr.merging.options import LoraChoice, MergeOptions
+from lib_loraclr.merging.pipeline import merge
 
 Q = "transformer_blocks_0_attn1_to_q"
 

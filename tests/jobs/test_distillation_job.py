@@ -17,11 +17,11 @@ from torch import Tensor
 from lib_loraclr.core.errors import Cancelled
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
+from lib_loraclr.formats.weighted import read_files, weighted_deltas
 from lib_loraclr.hosts.standalone import StandaloneHost
-from lib_loraclr.jobs.inputs import read_files, weighted_deltas
-from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.options import LoraChoice, MergeOptions
-from lib_loraclr.jobs.settings import plan_of
+from lib_loraclr.merging.config import plan_of
+from lib_loraclr.merging.options import LoraChoice, MergeOptions
+from lib_loraclr.merging.pipeline import merge
 
 
 @pytest.mark.parametrize("phase", ["Asking each LoRA", "Drawing with each LoRA", "Distilling"])

@@ -14,17 +14,17 @@ from PIL import Image
 from test_evaluation_numbers import Bright, Colour, flat
 from tiny_loras import Recorder, options_for
 
-from lib_loraclr.cli import main
 from lib_loraclr.core.errors import Cancelled, InputError
+from lib_loraclr.evaluation.curves import Chart, Series, nice_ticks, to_image, to_svg
+from lib_loraclr.evaluation.folder import EvaluationFolder, slug, write_picture
+from lib_loraclr.evaluation.job import evaluate
+from lib_loraclr.evaluation.meters import Meters
+from lib_loraclr.evaluation.options import EvaluateOptions, Subject, load_set
+from lib_loraclr.evaluation.painting import Brush
+from lib_loraclr.frontends.cli import main
 from lib_loraclr.hosts.standalone import load_checkpoint
-from lib_loraclr.jobs.evaluation.curves import Chart, Series, nice_ticks, to_image, to_svg
-from lib_loraclr.jobs.evaluation.folder import EvaluationFolder, slug, write_picture
-from lib_loraclr.jobs.evaluation.job import evaluate
-from lib_loraclr.jobs.evaluation.meters import Meters
-from lib_loraclr.jobs.evaluation.options import EvaluateOptions, Subject, load_set
-from lib_loraclr.jobs.evaluation.painting import Brush
-from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.options import LoraChoice
+from lib_loraclr.merging.options import LoraChoice
+from lib_loraclr.merging.pipeline import merge
 
 METERS = Meters(Colour(), Colour(), Bright(), thresholds={"colour": 0.9})
 BRUSH = Brush(steps=2, cfg=2.0, size=(64, 64))

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.jobs.evaluation.meter_files import calibrated, network_meters
-from lib_loraclr.jobs.evaluation.meters import Meters, calibrate, cosines
-from lib_loraclr.jobs.evaluation.network import TrunkEmbedder, load_network
-from lib_loraclr.jobs.evaluation.scores import References, drift, make_row, score
+from lib_loraclr.evaluation.meter_files import calibrated, network_meters
+from lib_loraclr.evaluation.meters import Meters, calibrate, cosines
+from lib_loraclr.evaluation.network import TrunkEmbedder, load_network
+from lib_loraclr.evaluation.scores import References, drift, make_row, score
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def test_a_description_that_does_not_fit(tmp_path, changes):
 
 
 def test_held_out_identities_fix_the_threshold(tmp_path):
-    from lib_loraclr.jobs.evaluation.folder import write_picture
+    from lib_loraclr.evaluation.folder import write_picture
 
     for name, colour in (("a", RED), ("b", GREEN), ("c", BLUE)):
         for k in range(4):

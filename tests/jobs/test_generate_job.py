@@ -13,10 +13,10 @@ from PIL import Image
 from tiny_loras import Recorder, options_for
 
 from lib_loraclr.core.errors import Cancelled, InputError
+from lib_loraclr.generation.generator import GenerateOptions, Painter, generate
+from lib_loraclr.generation.prompt_tags import LoraTag, parse_tag, split_prompt
 from lib_loraclr.hosts.standalone import load_checkpoint
-from lib_loraclr.jobs.generate import GenerateOptions, Painter, generate
-from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.prompt_tags import LoraTag, parse_tag, split_prompt
+from lib_loraclr.merging.pipeline import merge
 
 
 def open_tiny(checkpoint: Path | None, device: str) -> Any:

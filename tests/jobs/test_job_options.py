@@ -10,9 +10,9 @@ import pytest
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
-from lib_loraclr.jobs.options import LoraChoice, parse_lora_argument, parse_merge_options
-from lib_loraclr.jobs.recipe import load_recipe
-from lib_loraclr.jobs.settings import JOB_OPTIONS, plan_of
+from lib_loraclr.merging.config import JOB_OPTIONS, plan_of
+from lib_loraclr.merging.options import LoraChoice, parse_lora_argument, parse_merge_options
+from lib_loraclr.merging.recipe import load_recipe
 
 GOOD: dict[str, Any] = {"lora": ["a.safetensors"], "out": "m.safetensors"}
 

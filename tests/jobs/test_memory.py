@@ -16,7 +16,7 @@ from lib_loraclr.core import merge as core_merge
 from lib_loraclr.core.memory import out_of_memory
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.hosts.standalone import load_checkpoint
-from lib_loraclr.jobs.merge import merge
+from lib_loraclr.merging.pipeline import merge
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
@@ -110,7 +110,7 @@ def test_layers_that_the_device_cannot_solve_are_solved_by_the_cpu(
     monkeypatch.setattr(core_merge, "_finish", lambda *given: finish(*given[:-1], "cpu"))
     merge_layers = core_merge.merge_layers
     monkeypatch.setattr(
-        "lib_loraclr.jobs.refine.merge_layers",
+        "lib_loraclr.merging.solve.merge_layers",
         lambda *given, **named: merge_layers(*given, **{**named, "device": "cuda"}),
     )
     options = options_for(loras, tmp_path / "m.safetensors", None, tmp_path / "cache", option=QUICK)

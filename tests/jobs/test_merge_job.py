@@ -17,10 +17,10 @@ from tiny_loras import LAYERS, QUICK, Recorder, lora_tensors, options_for, true_
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.formats import FileWarning, recipe_of
 from lib_loraclr.hosts.standalone import load_checkpoint
-from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.options import LoraChoice, MergeOptions, parse_merge_options
-from lib_loraclr.jobs.outcome import MergeOutcome
-from lib_loraclr.jobs.recipe import load_recipe
+from lib_loraclr.merging.options import LoraChoice, MergeOptions, parse_merge_options
+from lib_loraclr.merging.outcome import MergeOutcome
+from lib_loraclr.merging.pipeline import merge
+from lib_loraclr.merging.recipe import load_recipe
 
 
 def open_tiny(checkpoint: Path | None, device: str) -> Any:

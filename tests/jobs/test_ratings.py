@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lib_loraclr.jobs.evaluation.ratings import Rating, Trial, append, mean_of, order_for, read, summary, trials_of
-from lib_loraclr.ui.rating import RatingPage, main
+from lib_loraclr.evaluation.ratings import Rating, Trial, append, mean_of, order_for, read, summary, trials_of
+from lib_loraclr.frontends.rating import RatingPage, main
 
 WAYS = ("ours", "stacked")
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lib_loraclr.jobs.report import render_html
-from lib_loraclr.jobs.report.charts import colour, dot_plot, heat_map
-from lib_loraclr.jobs.report.groups import KINDS, block_of, block_order, kind_of
-from lib_loraclr.jobs.report.html import STYLE
+from lib_loraclr.merging.report import render_html
+from lib_loraclr.merging.report.charts import colour, dot_plot, heat_map
+from lib_loraclr.merging.report.groups import KINDS, block_of, block_order, kind_of
+from lib_loraclr.merging.report.html import STYLE
 
 EVIL = "<script>alert('x')</script>\"&"
 

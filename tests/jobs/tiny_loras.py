@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lib_loraclr.core.errors import Cancelled
-from lib_loraclr.jobs.options import LoraChoice, MergeOptions
+from lib_loraclr.merging.options import LoraChoice, MergeOptions
 
 UNET = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_{}"
 # key -> (out, in) of the tiny checkpoint: UNet widths 32 and 64, text width 32

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.evaluation.options import EvaluateOptions, Subject
 from lib_loraclr.hosts.standalone.meters import FACE_THRESHOLD, ClipMeter, InsightFace, open_meters
-from lib_loraclr.jobs.evaluation.options import EvaluateOptions, Subject
-from lib_loraclr.jobs.options import LoraChoice
+from lib_loraclr.merging.options import LoraChoice
 
 TOKENIZER = Path(__file__).parents[2] / "lib_loraclr" / "hosts" / "standalone" / "clip_tokenizer"
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from lib_loraclr.core.deltas import Delta, LowRank
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.hosts.ports import RegionalRequest, SampleRequest
+from lib_loraclr.generation.generator import Painter
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
-from lib_loraclr.jobs.generate import Painter
+from lib_loraclr.model import SampleRequest
 from lib_loraclr.regional import parse_spec
+from lib_loraclr.regional.lora import RegionalRequest
 
 FULL = {"t": "box", "r": [0, 0, 1, 1]}
 LEFT, RIGHT = {"t": "box", "r": [0, 0, 0.5, 1]}, {"t": "box", "r": [0.5, 0, 1, 1]}
@@ -164,7 +165,7 @@ def test_a_tag_in_a_region_acts_everywhere_and_says_so(host: StandaloneHost, tmp
 def test_generate_takes_a_layout_file(tiny_sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
-    from lib_loraclr.cli import main
+    from lib_loraclr.frontends.cli import main
 
     layout = tmp_path / "layout.json"
     spec = {"regions": [{"shape": LEFT, "prompt": "a dog"}, {"shape": RIGHT, "prompt": 'a "cat"'}]}

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lib_loraclr.core.deltas import Delta, Dense, LayerShape, LowRank
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.hosts.ports import DiffusionHost, SampleRequest
-from lib_loraclr.hosts.samplers import Schedule, first_noise
 from lib_loraclr.hosts.standalone import StandaloneHost, applied, load_checkpoint
+from lib_loraclr.model import DiffusionHost, SampleRequest
+from lib_loraclr.samplers import Schedule, first_noise
 
 SIZE = (64, 64)
 

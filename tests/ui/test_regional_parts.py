@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.jobs.regions import read_regions, split_prompt_text, weight_maps
+from lib_loraclr.frontends.panel.arguments import read_arguments
+from lib_loraclr.frontends.panel.axes import ATTRIBUTE, PREFIX, axis_options, with_axes
+from lib_loraclr.frontends.panel.form import panel_form
+from lib_loraclr.frontends.panel.layouts import BUILT_IN, LayoutStore
+from lib_loraclr.frontends.panel.questions import Questions
+from lib_loraclr.frontends.panel.services import Concept, NoServices, concepts_of
 from lib_loraclr.regional import Mask, dump_spec, parse_spec, validate_spec
-from lib_loraclr.ui.regional.arguments import read_arguments
-from lib_loraclr.ui.regional.axes import ATTRIBUTE, PREFIX, axis_options, with_axes
-from lib_loraclr.ui.regional.form import panel_form
-from lib_loraclr.ui.regional.layouts import BUILT_IN, LayoutStore
-from lib_loraclr.ui.regional.questions import Questions
-from lib_loraclr.ui.regional.services import Concept, NoServices, concepts_of
+from lib_loraclr.regional.service import read_regions, split_prompt_text, weight_maps
 
 SPEC = {"v": 1, "regions": [{"id": "a", "shape": {"t": "box", "r": [0.0, 0.0, 0.5, 1.0]}, "prompt": "a red cat"}]}
 TEXT = json.dumps(SPEC)

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from ui_parts import FakeApplication, write_lora
 
+from lib_loraclr.app.application import CatalogueEntry
 from lib_loraclr.capture.prompts import EVERYTHING, SAMPLE_TEMPLATES, STYLE_SAMPLE_TEMPLATES
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import describe, read_lora
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
-from lib_loraclr.hosts.application import CatalogueEntry
-from lib_loraclr.ui.cards import Card, card_html, cards_html
-from lib_loraclr.ui.choices import Choice, complete, from_recipe, parse_choices, preferred_weight
-from lib_loraclr.ui.facts import Facts, FileFacts
-from lib_loraclr.ui.kinds import OBJECT_TEMPLATES, guess_kind, prompts_for_job, usual_prompts
-from lib_loraclr.ui.picker import OTHER_BASE, list_html, row_html, row_of
+from lib_loraclr.frontends.tab.cards import Card, card_html, cards_html
+from lib_loraclr.frontends.tab.choices import Choice, complete, from_recipe, parse_choices, preferred_weight
+from lib_loraclr.frontends.tab.facts import Facts, FileFacts
+from lib_loraclr.frontends.tab.kinds import OBJECT_TEMPLATES, guess_kind, prompts_for_job, usual_prompts
+from lib_loraclr.frontends.tab.picker import OTHER_BASE, list_html, row_html, row_of
 
 
 def test_a_header_tells_what_the_whole_file_tells(folder: Path) -> None:

@@ -12,16 +12,16 @@ from ui_parts import FakeApplication, write_lora
 
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.formats import FileWarning
-from lib_loraclr.hosts.ports import Progress
+from lib_loraclr.frontends.tab import settings
+from lib_loraclr.frontends.tab.choices import Choice
+from lib_loraclr.frontends.tab.controller import TabController
+from lib_loraclr.frontends.tab.interference import Interferences, interference_html
+from lib_loraclr.frontends.tab.preview import Grid, GridRequest, Subject, grid_html
+from lib_loraclr.frontends.tab.result import MergeResult, result_html
+from lib_loraclr.frontends.tab.runner import OUT_OF_MEMORY, Runner
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
-from lib_loraclr.jobs.outcome import ConceptOutcome, MergeOutcome
-from lib_loraclr.ui import settings
-from lib_loraclr.ui.choices import Choice
-from lib_loraclr.ui.controller import TabController
-from lib_loraclr.ui.interference import Interferences, interference_html
-from lib_loraclr.ui.preview import Grid, GridRequest, Subject, grid_html
-from lib_loraclr.ui.result import MergeResult, result_html
-from lib_loraclr.ui.runner import OUT_OF_MEMORY, Runner
+from lib_loraclr.merging.outcome import ConceptOutcome, MergeOutcome
+from lib_loraclr.model import Progress
 
 TWO = json.dumps([{"name": "anna"}, {"name": "ben"}])
 
@@ -250,7 +250,7 @@ def test_the_matrix_reads_only_new_files(folder: Path) -> None:
     ink[1].rename(folder / "away")  # a subset needs no file
     (folder / "away").rename(ink[1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib_loraclr.ui.interference.overlap", _fail)
+        patch.setattr("lib_loraclr.frontends.tab.interference.overlap", _fail)
         part = pairs.of([ink, anna])
     assert part.matrix[0][1] == full.matrix[2][0]
     html = interference_html(full)

@@ -10,16 +10,16 @@ import pytest
 import torch
 from ui_parts import LAYERS, write_lora
 
+from lib_loraclr.app.cost import Passes
+from lib_loraclr.app.names import free_name, lora_path
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
-from lib_loraclr.hosts.ports import ModelInfo
-from lib_loraclr.jobs.expected import Passes
-from lib_loraclr.jobs.merge import merge
-from lib_loraclr.jobs.names import free_name, lora_path
-from lib_loraclr.jobs.settings import JOB_OPTIONS, Plan, plan_of
-from lib_loraclr.ui import settings
-from lib_loraclr.ui.estimate import Pace, denoising_steps, estimate, file_bytes
-from lib_loraclr.ui.facts import FileFacts
+from lib_loraclr.frontends.tab import settings
+from lib_loraclr.frontends.tab.estimate import Pace, denoising_steps, estimate, file_bytes
+from lib_loraclr.frontends.tab.facts import FileFacts
+from lib_loraclr.merging.config import JOB_OPTIONS, Plan, plan_of
+from lib_loraclr.merging.pipeline import merge
+from lib_loraclr.model import ModelInfo
 
 CPU = ModelInfo("tiny", "sd1", "", 64, torch.device("cpu"), torch.float32)
 

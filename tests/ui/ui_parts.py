@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from lib_loraclr.app.application import JobState
+from lib_loraclr.app.catalogue import FolderCatalogue
+from lib_loraclr.app.jobs import TaskBoard, TaskProgress
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.hosts.application import JobState
-from lib_loraclr.hosts.folder import FolderCatalogue
-from lib_loraclr.hosts.ports import ModelInfo
-from lib_loraclr.hosts.tasks import TaskBoard, TaskProgress
+from lib_loraclr.model import ModelInfo
 
 KEY = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_{}"
 LAYERS = {

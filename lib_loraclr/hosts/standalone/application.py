@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
+from lib_loraclr.app.application import JobState
+from lib_loraclr.app.catalogue import FolderCatalogue
+from lib_loraclr.app.jobs import TaskBoard, TaskProgress
 from lib_loraclr.capture import StatisticsCache
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
-from lib_loraclr.hosts.application import JobState
-from lib_loraclr.hosts.folder import FolderCatalogue
-from lib_loraclr.hosts.ports import DiffusionHost, ModelInfo, Progress
 from lib_loraclr.hosts.standalone.architecture import family_of, read_architecture
 from lib_loraclr.hosts.standalone.load import DTYPES, load_checkpoint, read_yaml
-from lib_loraclr.hosts.tasks import TaskBoard, TaskProgress
-from lib_loraclr.jobs.opening import resolve_device
+from lib_loraclr.model import DiffusionHost, ModelInfo, Progress
+from lib_loraclr.opening import resolve_device
 from lib_loraclr.version import __version__
 
 Stamp = tuple[Path, int, int]  # path, size and modification time of a checkpoint

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.hosts.heads import head_counts
-from lib_loraclr.hosts.ports import ModelInfo, Progress, SampleRequest
-from lib_loraclr.hosts.samplers import SAMPLERS, Schedule, first_noise, initial_noise
+from lib_loraclr.model import ModelInfo, Progress, SampleRequest
+from lib_loraclr.samplers import SAMPLERS, Schedule, first_noise, initial_noise
 
 from .architecture import Architecture
 from .regional import regional_sampling

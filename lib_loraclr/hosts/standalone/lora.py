@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from lib_loraclr.capture.hooks import inject
 from lib_loraclr.core.deltas import Delta
-from lib_loraclr.hosts.ports import DiffusionHost
+from lib_loraclr.model import DiffusionHost
 
 
 @contextmanager

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.jobs.evaluation.meter_files import calibrated, network_meters
-from lib_loraclr.jobs.evaluation.meters import Calibration, Meters, Numbers, Pictures
-from lib_loraclr.jobs.evaluation.network import TrunkEmbedder, load_network
-from lib_loraclr.jobs.evaluation.options import EvaluateOptions
+from lib_loraclr.evaluation.meter_files import calibrated, network_meters
+from lib_loraclr.evaluation.meters import Calibration, Meters, Numbers, Pictures
+from lib_loraclr.evaluation.network import TrunkEmbedder, load_network
+from lib_loraclr.evaluation.options import EvaluateOptions
 
 BATCH = 32
 FACE_THRESHOLD = 0.32  # Orthogonal Adaptation and LoRACLR count an ArcFace cosine distance below 0.68 as detected
@@ -41,7 +41,7 @@ def open_meters(options: EvaluateOptions) -> tuple[Meters, Calibration | None]:
 
 def _centre(network: Any, options: EvaluateOptions) -> TrunkEmbedder | None:
     """The trunk around the mean of all references: what all pictures of this set share says nothing about a concept."""
-    from lib_loraclr.jobs.evaluation.folder import read_pictures
+    from lib_loraclr.evaluation.folder import read_pictures
 
     paths = [path for subject in options.subjects for path in subject.references]
     return TrunkEmbedder.around(network, read_pictures(paths)) if paths else None

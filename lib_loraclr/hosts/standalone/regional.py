@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lib_loraclr.capture.hooks import inject
 from lib_loraclr.core.deltas import Delta
-from lib_loraclr.hosts.ports import RegionalRequest, SampleRequest
+from lib_loraclr.model import SampleRequest
 from lib_loraclr.regional.conditions import Encoded, RegionText, Row
 from lib_loraclr.regional.layout import Layout
-from lib_loraclr.regional.lora import RegionDeltas
+from lib_loraclr.regional.lora import RegionalRequest, RegionDeltas
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import find_sites
 from lib_loraclr.regional.texts import RegionPrompt, region_prompts

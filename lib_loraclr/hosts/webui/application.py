@@ -9,13 +9,13 @@ from typing import Any
 
 from modules import launch_utils, shared, util
 
+from lib_loraclr.app.application import JobState
+from lib_loraclr.app.jobs import TaskBoard
 from lib_loraclr.capture import StatisticsCache
-from lib_loraclr.hosts.application import JobState
-from lib_loraclr.hosts.ports import DiffusionHost, ModelInfo, Progress
-from lib_loraclr.hosts.tasks import TaskBoard
 from lib_loraclr.hosts.webui import settings
 from lib_loraclr.hosts.webui.catalogue import WebuiCatalogue
 from lib_loraclr.hosts.webui.progress import WebuiProgress, interrupted, webui_job
+from lib_loraclr.model import DiffusionHost, ModelInfo, Progress
 
 
 class WebuiApplication:

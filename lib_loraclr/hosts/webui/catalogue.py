@@ -10,9 +10,9 @@ from typing import Any
 
 from modules import processing, shared
 
+from lib_loraclr.app.application import CatalogueEntry
+from lib_loraclr.app.catalogue import FolderCatalogue, thumbnail_of
 from lib_loraclr.formats import read_sidecar
-from lib_loraclr.hosts.application import CatalogueEntry
-from lib_loraclr.hosts.folder import FolderCatalogue, thumbnail_of
 
 _READING = Lock()  # the WebUI empties its list before it reads the folders again
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError, LoraclrError
 from lib_loraclr.hosts.heads import head_counts
-from lib_loraclr.hosts.ports import ModelInfo, Progress, SampleRequest
-from lib_loraclr.hosts.samplers import SAMPLERS, Schedule, initial_noise
 from lib_loraclr.hosts.webui.conditioning import Conditioning
 from lib_loraclr.hosts.webui.words import RunningWords, word_mask
+from lib_loraclr.model import ModelInfo, Progress, SampleRequest
+from lib_loraclr.samplers import SAMPLERS, Schedule, initial_noise
 
 LATENT_FACTOR = 8
 LATENT_CHANNELS = 4

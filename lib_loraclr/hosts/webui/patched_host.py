@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lib_loraclr.hosts.ports import ModelInfo
-from lib_loraclr.hosts.samplers import Schedule
 from lib_loraclr.hosts.webui.conditioning import Conditioning
 from lib_loraclr.hosts.webui.gradients import copied, gradients
 from lib_loraclr.hosts.webui.host import LATENT_CHANNELS, LATENT_FACTOR, Denoiser, WebuiHost
 from lib_loraclr.hosts.webui.layers import text_layers, unet_layers
+from lib_loraclr.model import ModelInfo
+from lib_loraclr.samplers import Schedule
 
 
 class PatchedHost(WebuiHost):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from modules import call_queue, shared
 from modules import progress as bar
 
-from lib_loraclr.hosts.tasks import TaskBoard, TaskProgress
+from lib_loraclr.app.jobs import TaskBoard, TaskProgress
 
 RESOLUTION = 1000  # steps of the WebUI's bar; ours is a fraction
 

@@ -6,9 +6,9 @@ import logging
 
 from modules import scripts
 
+from lib_loraclr.frontends.panel.axes import PREFIX, axis_options
+from lib_loraclr.frontends.panel.layouts import BUILT_IN
 from lib_loraclr.hosts.webui.regional_script import LAYOUTS
-from lib_loraclr.ui.regional.axes import PREFIX, axis_options
-from lib_loraclr.ui.regional.layouts import BUILT_IN
 
 MODULES = ("xyz_grid.py", "scripts.xyz_grid", "xy_grid.py")
 

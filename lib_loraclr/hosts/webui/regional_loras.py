@@ -14,9 +14,9 @@ from lib_loraclr.capture import inject
 from lib_loraclr.core.deltas import Delta, LayerShape, add
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import read_lora
-from lib_loraclr.hosts.ports import DiffusionHost
+from lib_loraclr.formats.weighted import check_families, host_shapes, weighted_deltas
 from lib_loraclr.hosts.webui.catalogue import WebuiCatalogue
-from lib_loraclr.jobs.inputs import check_families, host_shapes, weighted_deltas
+from lib_loraclr.model import DiffusionHost
 from lib_loraclr.regional import RegionalSpec, RegionLora
 from lib_loraclr.regional.lora import RegionDeltas
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from modules import infotext_utils, ui_components
 
+from lib_loraclr.frontends.panel.arguments import read_arguments
+from lib_loraclr.frontends.panel.axes import ATTRIBUTE as AXES
+from lib_loraclr.frontends.panel.axes import with_axes
+from lib_loraclr.frontends.panel.layouts import LayoutStore
+from lib_loraclr.frontends.panel.services import Concept, concepts_of
 from lib_loraclr.hosts.webui.catalogue import lora_extension
 from lib_loraclr.hosts.webui.regional_session import ATTRIBUTE, KEY, Adapter, RegionalSession, session_of, tell
-from lib_loraclr.jobs.regions import read_regions
-from lib_loraclr.ui.regional.arguments import read_arguments
-from lib_loraclr.ui.regional.axes import ATTRIBUTE as AXES
-from lib_loraclr.ui.regional.axes import with_axes
-from lib_loraclr.ui.regional.layouts import LayoutStore
-from lib_loraclr.ui.regional.services import Concept, concepts_of
+from lib_loraclr.regional.service import read_regions
 
 KEY_ON = "Regional on"
 LAYOUTS = LayoutStore(Path(__file__).resolve().parents[3] / "user" / "regional")
@@ -27,10 +27,10 @@ _sampling = threading.local()
 def adapter() -> Adapter:
     """The adapter for this host, by what is there."""
     if "backend.memory_management" in sys.modules or "ldm_patched.modules.model_management" in sys.modules:
-        from lib_loraclr.hosts.forge.regional import ForgeAdapter
+        from lib_loraclr.hosts.webui.forge.regional import ForgeAdapter
 
         return ForgeAdapter()
-    from lib_loraclr.hosts.a1111.regional import A1111Adapter
+    from lib_loraclr.hosts.webui.a1111.regional import A1111Adapter
 
     return A1111Adapter()
 
@@ -73,7 +73,7 @@ def token_counter() -> Callable[[str], tuple[Any, Any]] | None:
 
 def build_ui(script: Any, is_img2img: bool) -> list[Any]:
     """Components of the script in one tab, in the order of the API's arguments: enabled, regions."""
-    from lib_loraclr.ui.regional.panel import build_panel  # gradio, which the rest does without
+    from lib_loraclr.frontends.panel.panel import build_panel  # gradio, which the rest does without
 
     tab = "img2img" if is_img2img else "txt2img"
     enabled, spec = build_panel(tab, script.elem_id, ui_components.InputAccordion, WebuiServices(), LAYOUTS)

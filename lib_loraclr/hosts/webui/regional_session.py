@@ -16,13 +16,13 @@ from modules import extra_networks
 from torch import nn
 
 from lib_loraclr.core.errors import InputError, LoraclrError
-from lib_loraclr.hosts.ports import DiffusionHost
 from lib_loraclr.hosts.webui.regional_loras import RegionLoras
 from lib_loraclr.hosts.webui.regional_texts import TextEncoder, TextSchedules
-from lib_loraclr.jobs.regions import split_prompt_text
+from lib_loraclr.model import DiffusionHost
 from lib_loraclr.regional import RegionalSpec, dump_spec
 from lib_loraclr.regional.layout import Layout
 from lib_loraclr.regional.runtime import RegionalRuntime
+from lib_loraclr.regional.service import split_prompt_text
 from lib_loraclr.regional.sites import find_sites
 
 ATTRIBUTE = "_loraclr_regional"

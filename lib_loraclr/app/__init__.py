@@ -1,0 +1,1 @@
+"""What every frontend needs of the program around a merge: jobs, costs, the catalogue of LoRAs."""

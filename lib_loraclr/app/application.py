@@ -1,0 +1,116 @@
+"""What the tab and the HTTP API need of the program they live in: a WebUI, or the plain gradio page.
+
+No host import here. `hosts/a1111`, `hosts/forge` and `hosts/standalone` implement `Application`; `jobs`, `ui` and `api`
+see nothing else of a WebUI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lib_loraclr.model import DiffusionHost, ModelInfo, Progress
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """One LoRA file of the user's network folder.
+
+    `name` is unique in the catalogue and is what `<lora:name:1>`, the API and the tab use; paths never leave the
+    process. `user_metadata` is the sidecar's content ("activation text", "preferred weight", "sd version", ...).
+    """
+
+    name: str
+    path: Path
+    thumbnail: Path | None = None
+    user_metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Catalogue(Protocol):
+    """The LoRA files that the program knows."""
+
+    def entries(self, *, refresh: bool = False) -> Sequence[CatalogueEntry]:
+        """All entries, sorted by name; `refresh` makes the program read its folders again first."""
+        ...
+
+    def folder(self) -> Path:
+        """Where merged files are written."""
+        ...
+
+    def written(self, path: Path) -> None:
+        """A file in `folder()` is new or was replaced: lists, gallery and loaded networks must notice."""
+        ...
+
+
+@dataclass(frozen=True)
+class JobState:
+    """`state` is "unknown", "waiting", "running" or "done"; `fraction` is of the whole job, 0 to 1."""
+
+    state: str
+    phase: str = ""
+    step: int = 0
+    steps: int = 0
+    fraction: float = 0.0
+    seconds_left: float | None = None
+    text: str = ""
+
+
+class Application(Protocol):
+    """The program around a job. One job at a time: `job` is the only way to run one."""
+
+    @property
+    def name(self) -> str:
+        """Name and version for the recipe and the About line, such as "A1111 v1.10.1"."""
+        ...
+
+    @property
+    def catalogue(self) -> Catalogue: ...
+
+    def model(self) -> ModelInfo | None:
+        """The checkpoint that a job would use now; cheap (no loading, no hashing); None when there is none.
+
+        `sha256` is empty while the hash is not known.
+        """
+        ...
+
+    def open_host(self, checkpoint: Path | None, device: str) -> DiffusionHost:
+        """The loaded model as a host for `jobs`; a WebUI ignores `checkpoint` and takes what is loaded.
+
+        Raises InputError("no-checkpoint") when nothing is loaded and InputError("unsupported-model") when the loaded
+        architecture cannot be captured.
+        """
+        ...
+
+    def cache_folder(self) -> Path | None:
+        """Where captured statistics are kept between jobs (None: nowhere)."""
+        ...
+
+    def job(
+        self, title: str, task_id: str, phases: Sequence[tuple[str, float]] = ()
+    ) -> AbstractContextManager[Progress]:
+        """Scope of one job: waits for the program's queue, shows its progress bar under `task_id`, and cancels.
+
+        `phases` (from `jobs.expected`) makes `fraction` and the bar those of the whole job, not of the phase.
+        The Progress raises `Cancelled` after the program's Interrupt or Skip button or after `cancel(task_id)`.
+        """
+        ...
+
+    def cancel(self, task_id: str) -> bool:
+        """Ask a running or waiting job to stop; False when there is no such job."""
+        ...
+
+    def progress(self, task_id: str) -> JobState:
+        """Where a job stands, for live text and the API; never blocks."""
+        ...
+
+
+class OpensFolder(Protocol):
+    """What an `Application` may offer besides: the tab shows its button "Open the folder" only where this is there."""
+
+    @property
+    def open_folder(self) -> Callable[[], None] | None:
+        """Shows `catalogue.folder()` in the file manager of the machine that the program runs on; None: not allowed."""
+        ...

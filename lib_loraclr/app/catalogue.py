@@ -1,0 +1,71 @@
+"""A folder of LoRA files as a `Catalogue`: read when it is asked for, never before."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lib_loraclr.app.application import CatalogueEntry
+from lib_loraclr.formats import read_sidecar
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")  # the WebUI's order: <stem>.png, then <stem>.preview.png
+
+
+class FolderCatalogue:
+    """Every `.safetensors` file in a folder and below it; links are followed, hidden folders are not entered.
+
+    A name is the file's stem, as in a prompt. Where two files share a stem, the later one in the order of their paths
+    goes by its path inside the folder without the ending, which `jobs.inputs.find_lora` understands too.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = Path(folder)
+        self._entries: list[CatalogueEntry] | None = None
+
+    def entries(self, *, refresh: bool = False) -> Sequence[CatalogueEntry]:
+        """All entries, sorted by name; the folder is read the first time and with `refresh`."""
+        if refresh or self._entries is None:
+            self._entries = self._read()
+        return self._entries
+
+    def folder(self) -> Path:
+        """The folder itself."""
+        return self._folder
+
+    def written(self, path: Path) -> None:
+        """The next `entries` reads the folder again."""
+        self._entries = None
+
+    def _read(self) -> list[CatalogueEntry]:
+        found: dict[str, CatalogueEntry] = {}
+        for path in sorted(lora_files(self._folder)):
+            name = path.stem
+            if name in found:
+                name = path.relative_to(self._folder).with_suffix("").as_posix()
+            found[name] = CatalogueEntry(name, path, thumbnail_of(path), read_sidecar(path))
+        return sorted(found.values(), key=lambda entry: entry.name.lower())
+
+
+def lora_files(folder: Path) -> Iterator[Path]:
+    """Every visible `.safetensors` file below `folder`; a folder that is reached twice through links is read once."""
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if name.lower().endswith(".safetensors") and not name.startswith("."):
+                yield Path(root) / name
+
+
+def thumbnail_of(path: Path) -> Path | None:
+    """The preview picture beside a LoRA file."""
+    for ending in (*PICTURES, *(f".preview{suffix}" for suffix in PICTURES)):
+        picture = path.with_name(path.stem + ending)
+        if picture.is_file():
+            return picture
+    return None

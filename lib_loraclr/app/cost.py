@@ -1,0 +1,60 @@
+"""What a merge will ask of the model, and how its time divides among its phases, so that one bar can show all of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lib_loraclr.distill.exam import exam_settings
+from lib_loraclr.merging.config import Plan
+
+# What does not ask the model, in forward passes of it; a phase that does not come (cached) is jumped over.
+READ, LOAD, TEXT_ROUND, SOLVE, WRITE = 10, 50, 20, 50, 20
+
+
+class Passes(NamedTuple):
+    """Forward passes of one picture, by what they are for; a backward pass is two, and text alone is none."""
+
+    teachers: int
+    round: int
+    exam: int
+    lessons: int
+    learning: int
+
+    @classmethod
+    def of(cls, plan: Plan, concepts: int) -> Passes:
+        """Of a merge of so many concepts that finds nothing in the cache."""
+        teachers = a_round = exam = lessons = learning = 0
+        capture, distill = plan.capture, plan.distill
+        if plan.samples and capture.preset == "full":
+            a_round = capture.steps * (concepts * capture.prompts + capture.neutral_prompts)
+            teachers = a_round + capture.steps * concepts * capture.held_out_prompts
+        if distill.steps:
+            asked = exam_settings(distill)
+            lessons, questions = (
+                (concepts * one.pictures + one.neutral) * (2 * capture.steps + one.levels) for one in (distill, asked)
+            )
+            exam = questions + (concepts + 1) * (concepts * asked.pictures + asked.neutral) * asked.levels
+            learning = 3 * distill.steps * distill.rows
+        return cls(teachers, a_round, exam, lessons, learning)
+
+    def watched(self, rounds: int) -> int:
+        """All that the capture needs."""
+        return self.teachers + rounds * self.round
+
+    @property
+    def distilled(self) -> int:
+        """All that the distillation needs."""
+        return self.exam + self.lessons + self.learning
+
+
+def expected_phases(plan: Plan) -> list[tuple[str, float]]:
+    """(beginning of the phase's name, relative duration) of every phase that `merge` announces, in order."""
+    passes = Passes.of(plan, len(plan.options.lora))
+    phases: list[tuple[str, float]] = [("Reading", READ)]
+    if plan.samples:
+        phases += [("Loading", LOAD), ("Watching", passes.teachers + TEXT_ROUND)]
+        phases += [("Solving", SOLVE), ("Watching", passes.round + TEXT_ROUND)] * plan.rounds
+    if plan.distill.steps:
+        phases += [("Solving", SOLVE), ("Asking", passes.exam), ("Drawing", passes.lessons)]
+        phases += [("Distilling", passes.learning)]
+    return [*phases, ("Solving", SOLVE), ("Writing", WRITE)]

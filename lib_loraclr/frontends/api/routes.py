@@ -1,0 +1,148 @@
+"""The routes. Plain functions: FastAPI runs them in threads, and a merge never blocks the server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+
+from lib_loraclr.app.application import Application
+from lib_loraclr.app.inspect import inspect
+from lib_loraclr.core.errors import InputError, LoraclrError
+from lib_loraclr.formats import recipe_of
+from lib_loraclr.formats.safetensors_io import SafetensorsFile
+from lib_loraclr.frontends.api.access import body_of, guard
+from lib_loraclr.frontends.api.answers import Names
+from lib_loraclr.frontends.api.requests import entry_of, merge_options, names_of
+from lib_loraclr.frontends.api.schema import schema
+from lib_loraclr.frontends.api.work import Work
+from lib_loraclr.merging.overlap import KINDS, overlap
+from lib_loraclr.version import __version__
+
+PREFIX = "/loraclr/v1"
+
+
+def add_routes(app: FastAPI, application: Application, credentials: Mapping[str, str] | None) -> None:
+    """Put the API on a FastAPI app; every route asks for `credentials` (user -> password) unless they are None."""
+    router = APIRouter(prefix=PREFIX, dependencies=[Depends(guard(credentials))], tags=["LoRACLR"])
+    routes = Routes(application)
+    router.add_api_route("/version", routes.version, methods=["GET"])
+    router.add_api_route("/schema", schema, methods=["GET"])
+    router.add_api_route("/loras", routes.loras, methods=["GET"])
+    router.add_api_route("/loras/{name:path}", routes.lora, methods=["GET"])
+    router.add_api_route("/recipes/{name:path}", routes.recipe, methods=["GET"])
+    router.add_api_route("/overlap", routes.overlap, methods=["POST"])
+    router.add_api_route("/merge", routes.merge, methods=["POST"], status_code=202)
+    router.add_api_route("/tasks/{task}", routes.task, methods=["GET"])
+    router.add_api_route("/tasks/{task}/cancel", routes.cancel, methods=["POST"])
+    app.include_router(router)
+
+
+def _answering(route: Callable[..., Any]) -> Callable[..., Any]:
+    """Paths go out of the answer, and our errors become HTTP's."""
+
+    @wraps(route)
+    def answer(self: Routes, *given: Any, **named: Any) -> Any:
+        names = Names(self.application.catalogue.folder())
+        try:
+            return names.clean(route(self, *given, **named))
+        except LoraclrError as error:
+            raise names.http(error) from error
+
+    return answer
+
+
+class Routes:
+    """The functions behind the routes of one application."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self.work = Work(application)
+
+    @_answering
+    def version(self) -> dict[str, Any]:
+        """Versions, and the checkpoint that a merge would use now."""
+        model = self.application.model()
+        known = None if model is None else {"name": model.name, "family": model.family, "sha256": model.sha256 or None}
+        return {"version": __version__, "host": self.application.name, "model": known}
+
+    @_answering
+    def loras(self, refresh: bool = False) -> dict[str, Any]:
+        """Names of the LoRAs with what the user's metadata says; `refresh` reads the folders again."""
+        entries = self.application.catalogue.entries(refresh=refresh)
+        return {
+            "loras": [
+                {
+                    "name": entry.name,
+                    "activation_text": str(entry.user_metadata.get("activation text", "")),
+                    "preferred_weight": entry.user_metadata.get("preferred weight"),
+                }
+                for entry in entries
+            ]
+        }
+
+    @_answering
+    def lora(self, name: str) -> dict[str, Any]:
+        """What one file is; a file that cannot be used has `ok` false and an error."""
+        entry = entry_of(self.application.catalogue, name)
+        return {**inspect(entry.path).as_dict(), "file": None, "name": entry.name}
+
+    @_answering
+    def recipe(self, name: str) -> dict[str, Any]:
+        """The recipe that a merged file carries."""
+        entry = entry_of(self.application.catalogue, name)
+        recipe = recipe_of(SafetensorsFile.open(entry.path).metadata)
+        if recipe is None:
+            raise InputError("no-recipe", "The file holds no recipe; it was not merged by this program.")
+        return {"name": entry.name, "recipe": recipe}
+
+    @_answering
+    def overlap(self, body: dict[str, Any] = Depends(body_of)) -> dict[str, Any]:  # noqa: B008
+        """Interference of every pair; the model is only asked for types that are defined by it."""
+        kind = body.get("kind", "cosine")
+        if kind not in KINDS:
+            raise InputError("bad-option", f"kind must be one of {', '.join(KINDS)}.", key="kind")
+        files = [entry.path for entry in names_of(self.application.catalogue, body)]
+        try:
+            found = overlap(files, kind=kind, progress=_Silent())
+        except InputError as error:
+            if error.code != "needs-checkpoint":
+                raise
+            with self.application.job("Overlap", f"task(loraclr-{uuid.uuid4().hex[:16]})") as progress:
+                host = self.application.open_host
+                found = overlap(files, kind=kind, open_host=lambda: host(None, "auto"), progress=progress)
+        return found.as_dict()
+
+    @_answering
+    def merge(self, body: dict[str, Any] = Depends(body_of)) -> dict[str, Any]:  # noqa: B008
+        """Queue a merge; everything that can be wrong with the request is said now."""
+        options = merge_options(self.application.catalogue, body, self.application.cache_folder())
+        return {"task": self.work.start(options, body.get("task"))}
+
+    @_answering
+    def task(self, task: str) -> dict[str, Any]:
+        """Where a merge stands; when it is done also `result` or `error`."""
+        state = self.work.state(task)
+        outcome = state.pop("outcome")
+        if isinstance(outcome, LoraclrError):
+            return {**state, "error": outcome.as_dict()}
+        return state if outcome is None else {**state, "result": outcome}
+
+    @_answering
+    def cancel(self, task: str) -> dict[str, Any]:
+        """Ask a merge to stop; it ends at its next step with the error "cancelled"."""
+        return {"cancelled": self.work.cancel(task)}
+
+
+class _Silent:
+    def phase(self, name: str, steps: int) -> None:
+        """Nothing."""
+
+    def step(self, text: str = "") -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""

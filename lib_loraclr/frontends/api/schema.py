@@ -1,0 +1,45 @@
+"""What a merge request may say, as data: made from the options themselves, so that it cannot be out of date."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lib_loraclr.core.methods import METHODS
+from lib_loraclr.core.methods.base import Option
+from lib_loraclr.frontends.api.requests import LORA_FIELDS, PLAIN
+from lib_loraclr.merging.config import JOB_OPTIONS
+from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, DTYPES, OPTIONS_VERSION, PRESETS
+from lib_loraclr.merging.overlap import KINDS
+
+
+def schema() -> dict[str, Any]:
+    """Fields, their choices and every method's options with defaults, limits and a sentence each."""
+    return {
+        "version": OPTIONS_VERSION,
+        "merge": {
+            "fields": ["name", "loras", "task", *PLAIN],
+            "lora_fields": ["name", *LORA_FIELDS],
+            "presets": list(PRESETS),
+            "default_preset": DEFAULT_PRESET,
+            "dtypes": list(DTYPES),
+            "ranks": "exact, a number from 1, energy=0.95 (share) or size=20 (MB)",
+            "default_method": DEFAULT_METHOD,
+            "methods": [
+                {
+                    "name": method.name,
+                    "summary": method.summary,
+                    "needs_model": method.needs_statistics,
+                    "options": [_option(option) for option in method.options],
+                }
+                for method in METHODS.values()
+            ],
+            "capture_options": [_option(option) for option in JOB_OPTIONS],
+        },
+        "overlap": {"kinds": list(KINDS)},
+    }
+
+
+def _option(option: Option) -> dict[str, Any]:
+    facts = {"name": option.name, "default": option.default, "summary": option.summary}
+    limits = {"minimum": option.low, "maximum": option.high, "choices": list(option.choices) or None}
+    return facts | {name: value for name, value in limits.items() if value is not None}

@@ -1,0 +1,299 @@
+"""What the page asks for: a question in texts, an answer in HTML and JSON. No gradio here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lib_loraclr.app.application import Application, CatalogueEntry
+from lib_loraclr.app.cost import Passes, expected_phases
+from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
+from lib_loraclr.frontends.tab import choices as chosen
+from lib_loraclr.frontends.tab import settings
+from lib_loraclr.frontends.tab.cards import Card, cards_html
+from lib_loraclr.frontends.tab.choices import Choice
+from lib_loraclr.frontends.tab.estimate import Pace, estimate, estimate_html
+from lib_loraclr.frontends.tab.facts import FileFacts
+from lib_loraclr.frontends.tab.interference import Interferences, interference_html
+from lib_loraclr.frontends.tab.picker import list_html, model_html, row_html, row_of
+from lib_loraclr.frontends.tab.preview import Grid, GridRequest, Subject, grid_html, paint_grid
+from lib_loraclr.frontends.tab.result import MergeResult, result_html
+from lib_loraclr.frontends.tab.runner import Runner
+from lib_loraclr.frontends.words import note, time_text
+from lib_loraclr.merging.config import Plan, plan_of
+from lib_loraclr.merging.options import MergeOptions
+from lib_loraclr.merging.pipeline import merge
+from lib_loraclr.model import Progress
+
+MOST_DETAILS = 64
+
+
+class TabController:
+    """One per tab. Everything a request names is looked up in the application's catalogue; paths never come in."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self.files, self.interferences = FileFacts(), Interferences()
+        self.runner, self.pace = Runner(application), Pace()
+        self.result: MergeResult | None = None
+        self.grid: Grid | None = None
+        self._captured: set[str] = set()
+        self._count = itertools.count(1)
+
+    # -- choosing ------------------------------------------------------------------------------------------------
+
+    def open(self, refresh: bool = False) -> tuple[str, str, str]:
+        """(list, model line, reply) when the tab is seen for the first time, and on Refresh."""
+        entries = self.application.catalogue.entries(refresh=refresh)
+        running = self.runner.running
+        reply = self._reply(
+            names=[entry.name for entry in entries],
+            task=running[1] if running else "",
+            done=bool(self.runner.finished) and running is None,
+            folder=callable(getattr(self.application, "open_folder", None)),
+        )
+        return list_html(entries, self.application.catalogue.folder()), model_html(self.application.model()), reply
+
+    def details(self, names: str) -> str:
+        """For the rows in view: their inside, and whether they can be chosen."""
+        entries, model, rows = self._entries(), self.application.model(), dict[str, Any]()
+        folder = self.application.catalogue.folder()
+        for name in _names(names)[:MOST_DETAILS]:
+            if name in entries:
+                entry = entries[name]
+                facts, picture = self.files.facts(entry.path), self.files.thumbnail(entry.thumbnail)
+                row = row_of(entry, facts, picture, model, folder)
+                rows[name] = {"html": row_html(row), "reason": row.reason, "recipe": row.merged_here}
+        return self._reply(rows=rows)
+
+    def cards(self, selection: str) -> tuple[str, str]:
+        """(cards, reply with the completed choices)."""
+        try:
+            cards, missing = self._cards(selection)
+        except InputError as error:
+            return error_html(error), self._reply(choices=[])
+        return cards_html(cards, missing), self._reply(choices=[card.choice.as_json() for card in cards])
+
+    def interference(self, selection: str) -> str:
+        """The matrix of the chosen files; "" when a newer question made it pointless."""
+        try:
+            cards, _ = self._cards(selection)
+            return interference_html(self.interferences.of([(c.choice.name, c.entry.path) for c in cards]))
+        except Cancelled:
+            return ""
+        except InputError as error:
+            return error_html(error)
+
+    def load_recipe(self, name: str) -> tuple[str, dict[str, Any]]:
+        """(reply with cards and notes, settings by name) from a merged file of the catalogue."""
+        entries = self._entries()
+        recipe = self.files.facts(entries[name].path).recipe if name in entries else None
+        if recipe is None:
+            text = "This file holds no recipe; it was not merged by this extension."
+            return self._reply(status=note(text, "error", name)), {}
+        items, missing = chosen.from_recipe(recipe, entries)
+        values = settings.from_recipe(recipe)
+        values["name"] = settings.next_name(self.application.catalogue.folder(), name)
+        text = "The recipe is loaded: LoRAs, weights, triggers and settings are those of this file."
+        status = note(text, "info", name) + "".join(
+            note("The recipe names a LoRA that is not in the folder any more.", "warning", file) for file in missing
+        )
+        return self._reply(choices=items, status=status), values
+
+    # -- merging -------------------------------------------------------------------------------------------------
+
+    def estimate(self, selection: str, *values: Any) -> str:
+        """Costs of the merge as it is set now, or what is still wrong with it."""
+        try:
+            cards, _ = self._cards(selection)
+            if not cards:
+                return ""
+            plan = self._plan(cards, settings.named(values))
+            layouts = [self.files.layout(card.entry.path) for card in cards]
+            cached = self._signature(plan) in self._captured
+            return estimate_html(estimate(plan, layouts, self.application.model(), self.pace, cached=cached))
+        except InputError as error:
+            return error_html(error)
+
+    def merge(self, selection: str, task_id: str, *values: Any) -> str:
+        """Start a merge; the reply says whether it runs."""
+        try:
+            cards, _ = self._cards(selection)
+            plan = self._plan(cards, settings.named(values))
+            if plan.options.out.exists() and not plan.options.overwrite:
+                message = "A LoRA of this name exists. Choose another name or allow replacing it."
+                raise InputError("output-exists", message, file=plan.options.out.name, key="out")
+            choices, report = [card.choice for card in cards], bool(settings.named(values)["report"]) and plan.samples
+            title, phases = f"Merging {len(cards)} LoRAs", expected_phases(plan)
+            self.runner.start("merge", task_id, title, lambda p: self._merge(plan, choices, report, p), phases)
+        except InputError as error:
+            return self._reply(started=False, status=error_html(error))
+        return self._reply(started=True, task=task_id)
+
+    def poll(self, task_id: str) -> str:
+        """Where the running job stands, for the bar and the live text."""
+        running = self.runner.running
+        if running is None:
+            return self._reply(running=False)
+        state = self.runner.state(running[1])
+        left = "" if state.seconds_left is None else time_text(state.seconds_left)
+        return self._reply(
+            running=True, task=running[1], kind=running[0], state=state.state, phase=state.phase, step=state.step,
+            steps=state.steps, fraction=round(state.fraction, 4), left=left, text=state.text,
+        )  # fmt: skip
+
+    def cancel(self) -> str:
+        """Ask the running job to stop."""
+        return self._reply(cancelled=self.runner.cancel())
+
+    def finish(self) -> tuple[str, str, str]:
+        """(result panel, preview panel, reply) of what ran last; panels are empty where there is nothing to show."""
+        status = "".join(error_html(done.error) for done in self.runner.finished.values() if done.error is not None)
+        result, grid = self.result, self.grid
+        about: dict[str, Any] = {"status": status, "failed": bool(status)}
+        if result is not None:
+            concepts = [{"name": c.name, "trigger": c.trigger, "class_word": c.class_word} for c in result.choices]
+            about["result"] = {
+                "name": result.name, "prompt": result.prompt, "concepts": concepts, "report": bool(result.report_page),
+                "measured": self._can_preview(), "again": self.application.cache_folder() is not None,
+            }  # fmt: skip
+        return result_html(result) if result else "", grid_html(grid) if grid else "", self._reply(**about)
+
+    def next_name(self, name: str) -> str:
+        """A name for the next merge: the same one unless the folder has it."""
+        return settings.next_name(self.application.catalogue.folder(), name)
+
+    def report(self) -> str:
+        """The full report as a page."""
+        return self._reply(page=self.result.report_page if self.result else "")
+
+    def preview(self, task_id: str, template: str, seed: Any, steps: Any, cfg: Any) -> str:
+        """Start painting the grid of the last merge."""
+        try:
+            result = self.result
+            if result is None or not result.outcome.out.is_file():
+                raise InputError("no-result", "Merge first; then its preview can be painted.")
+            request = GridRequest(
+                self._subjects(result), result.outcome.out, template.strip() or "a photo of {c}", int(seed or 0),
+                int(steps or 20), float(cfg or 7.0),
+            )  # fmt: skip
+            self.runner.start("preview", task_id, "Painting the preview", lambda p: self._paint(request, p))
+        except (TypeError, ValueError):
+            return self._reply(started=False, status=note("Seed, steps and CFG scale must be numbers.", "error"))
+        except InputError as error:
+            return self._reply(started=False, status=error_html(error))
+        return self._reply(started=True, task=task_id)
+
+    def open_folder(self) -> str:
+        """Show the LoRA folder on the machine that the program runs on, where the program offers that."""
+        show = getattr(self.application, "open_folder", None)
+        if callable(show):
+            show()
+        return self._reply()
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _merge(self, plan: Plan, choices: Sequence[Choice], report: bool, progress: Progress) -> MergeResult:
+        def open_host(checkpoint: Path | None, device: str) -> Any:
+            return self.application.open_host(checkpoint, device)
+
+        with TemporaryDirectory(prefix="loraclr-report-", ignore_cleanup_errors=True) as folder:
+            # where the program keeps no statistics they go with the job
+            cache = plan.options.cache or Path(folder) / "statistics"
+            options = replace(plan.options, report=Path(folder) if report else None, cache=cache)
+            outcome = merge(options, open_host=open_host, progress=progress)
+            data = json.loads(outcome.report[0].read_text(encoding="utf-8")) if outcome.report else None
+            page = outcome.report[1].read_text(encoding="utf-8") if outcome.report else ""
+        self.application.catalogue.written(outcome.out)
+        signature, model = self._signature(plan), self.application.model()
+        if plan.samples:
+            if model is not None and signature not in self._captured:
+                passes = Passes.of(plan, len(choices)).watched(plan.rounds)
+                self.pace.learn(model, plan, passes, outcome.seconds.get("capture", 0.0))
+            if plan.options.cache is not None:
+                self._captured.add(signature)
+        self.result, self.grid = MergeResult(outcome, choices, data, page), None
+        return self.result
+
+    def _paint(self, request: GridRequest, progress: Progress) -> Grid:
+        progress.phase("Loading the model", 1)
+        host = self.application.open_host(None, "auto")
+        progress.step()
+        self.grid = paint_grid(request, host, progress)
+        return self.grid
+
+    def _subjects(self, result: MergeResult) -> list[Subject]:
+        entries = self._entries()
+        gone = [choice.name for choice in result.choices if choice.name not in entries]
+        if gone:
+            raise InputError("file-not-found", "A LoRA of this merge is not in the folder any more.", file=gone[0])
+        subjects: list[Subject] = []
+        for choice in result.choices:
+            entry = choice.as_recipe(entries[choice.name])
+            te_weight = entry.get("te_weight", entry["weight"])
+            path = entries[choice.name].path
+            words = choice.trigger, choice.class_word, choice.kind
+            subjects.append(Subject(choice.name, path, entry["weight"], te_weight, *words))
+        return subjects
+
+    def _can_preview(self) -> bool:
+        return self.application.model() is not None
+
+    def _entries(self) -> dict[str, CatalogueEntry]:
+        return {entry.name: entry for entry in self.application.catalogue.entries()}
+
+    def _cards(self, selection: str) -> tuple[list[Card], list[str]]:
+        """Completed cards, and the names that the catalogue lacks."""
+        entries, cards, missing = self._entries(), list[Card](), list[str]()
+        for item in chosen.parse_choices(selection):
+            entry = entries.get(item["name"])
+            if entry is None:
+                missing.append(item["name"])
+                continue
+            facts = self.files.facts(entry.path)
+            picture = self.files.thumbnail(entry.thumbnail)
+            cards.append(Card(chosen.complete(item, entry, facts), entry, facts, picture))
+        return cards, missing
+
+    def _plan(self, cards: Sequence[Card], values: Mapping[str, Any]) -> Plan:
+        model = self.application.model()
+        options: MergeOptions = settings.options_of(
+            values,
+            [card.choice.as_recipe(card.entry) for card in cards],
+            self.application.catalogue.folder(),
+            cache=self.application.cache_folder(),
+            device=str(model.device) if model else "auto",
+        )
+        return plan_of(options)
+
+    def _signature(self, plan: Plan) -> str:
+        """What decides which statistics a merge needs."""
+        model = self.application.model()
+        loras = [(str(c.file), c.weight, c.text_weight, c.trigger, c.class_word, c.prompts) for c in plan.options.lora]
+        name = (model.name, model.family, str(model.device)) if model else ()
+        return repr((name, loras, plan.capture, plan.distill, plan.rounds, sorted(plan.student_options.items())))
+
+    def _reply(self, **content: Any) -> str:
+        """JSON for the page's script; the number makes every reply a new text."""
+        return json.dumps({"number": next(self._count), **content})
+
+
+def error_html(error: LoraclrError) -> str:
+    """An error as a line of its own; being cancelled is none."""
+    if isinstance(error, Cancelled):
+        return note(error.message)
+    where = Path(error.file).name if error.file else ""
+    return note(error.message, "error", "" if where and where in error.message else where)
+
+
+def _names(text: str) -> list[str]:
+    try:
+        names: Any = json.loads(text or "[]")
+    except ValueError:
+        return []
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []

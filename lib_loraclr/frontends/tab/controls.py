@@ -1,0 +1,140 @@
+"""Gradio controls for the settings, made from the same list that parses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lib_loraclr.core.methods import METHODS, get_method
+from lib_loraclr.core.methods.base import Option
+from lib_loraclr.frontends.gradio_compat import volatile
+from lib_loraclr.frontends.tab import settings
+from lib_loraclr.frontends.tab.settings import ADVANCED, NAMES, SIMPLE, Field, method_name, method_title
+from lib_loraclr.frontends.words import tag
+from lib_loraclr.merging.options import DTYPES
+
+PRESETS = [("Best", "best"), ("Full", "full"), ("Text", "text"), ("Instant", "instant")]
+PRESET_INFO = "Best: Full, then the new LoRA learns from each single one; the most likeness, and the time and memory of a short training. Full: every layer, solved alone, minutes. Text: text encoder and attention only, seconds. Instant: files only, no sampling, concepts bleed."  # noqa: E501
+RANKS = [("Exact", "exact"), ("One rank", "fixed"), ("Share of the effect", "energy"), ("File size", "size")]
+RANK_INFO = "Exact keeps everything (the sum of the LoRAs' ranks); the others trade likeness for a smaller file."
+TITLES = {"cfg_scale": "CFG scale", "ridge": "Ridge", "over": "Divide by"}
+
+
+@dataclass
+class Controls:
+    """Every control by its setting's name, and what shows and hides with the method and the rank."""
+
+    by_name: dict[str, Any]
+    groups: dict[str, Any]
+    summary: Any
+
+    @property
+    def inputs(self) -> list[Any]:
+        """In the order of `settings.NAMES`."""
+        return [self.by_name[name] for name in NAMES]
+
+
+def main_controls(by_name: dict[str, Any]) -> Any:
+    """Name, preset, method, rank, precision: what most people set. Returns the method's summary line."""
+    with gr.Row(elem_classes=["lct-row-2"]):
+        by_name["preset"] = _radio("preset", "Preset", PRESETS, PRESET_INFO)
+        with gr.Column(min_width=260):
+            titles = [method_title(name) for name in METHODS]
+            by_name["method"] = volatile(
+                gr.Dropdown(titles, value=method_title(SIMPLE["method"]), label="Method", elem_id="loraclr_method")
+            )
+            summary = gr.HTML(summary_html(SIMPLE["method"]))
+    with gr.Row(elem_classes=["lct-row-2"]):
+        with gr.Column(min_width=260):
+            by_name["rank_kind"] = _radio("rank_kind", "Rank", RANKS, RANK_INFO)
+            by_name["rank_fixed"] = _number("rank_fixed", "Rank of every layer", visible=False, precision=0)
+            by_name["rank_energy"] = _number("rank_energy", "Share of the effect to keep (0 to 1)", visible=False)
+            by_name["rank_size"] = _number("rank_size", "Largest file in MB", visible=False)
+        with gr.Column(min_width=260):
+            info = "fp16 halves the file and every WebUI reads it. bf16 for models that run in it. fp32 is exact."
+            by_name["dtype"] = _radio("dtype", "Precision", [(name, name) for name in DTYPES], info)
+    with gr.Row(elem_classes=["lct-row-2"]):
+        by_name["name"] = volatile(
+            gr.Textbox(SIMPLE["name"], label="Name of the new LoRA", max_lines=1, elem_id="loraclr_name")
+        )
+        by_name["overwrite"] = _checkbox(
+            "overwrite", "Replace a LoRA of this name", "Off: an existing file is never touched."
+        )
+    return summary
+
+
+def advanced_controls(by_name: dict[str, Any]) -> dict[str, Any]:
+    """Seed, report, and the options of capture and method; returns the groups by method name."""
+    with gr.Row():
+        by_name["seed"] = _number("seed", "Seed", info="Same seed, same inputs: same file.", precision=0)
+        by_name["report"] = _checkbox(
+            "report", "Full report", "Compares with simpler ways to merge; costs three more solves."
+        )
+    groups: dict[str, Any] = {}
+    for method in ("", *METHODS):
+        fields = [field for field in ADVANCED if field.method == method]
+        shown = not method or method == SIMPLE["method"]
+        with gr.Column(visible=shown and bool(fields), elem_classes=["lct-options"]) as groups[method]:
+            if fields:
+                title = method_title(method) if method else "How the model is watched"
+                gr.HTML(tag("h4", title))
+                with gr.Row(elem_classes=["lct-option-row"]):
+                    for field in fields:
+                        by_name[field.name] = _option(field)
+    return groups
+
+
+def shown_groups(method: str) -> list[Any]:
+    """Updates for the groups of `advanced_controls`, in their order; `method` by name or title."""
+    method = method_name(method)
+    samples = get_method(method).needs_statistics
+    own = {field.method for field in ADVANCED}
+    return [gr.update(visible=name == method and name in own if name else samples) for name in ("", *METHODS)]
+
+
+def shown_rank(kind: str) -> list[Any]:
+    """Updates for the three rank values."""
+    return [gr.update(visible=kind == name) for name in settings.RANK_KINDS[1:]]
+
+
+def summary_html(method: str) -> str:
+    """What the chosen method does; `method` by name or title."""
+    return tag("p", get_method(method_name(method)).summary, "lct-soft lct-summary")
+
+
+def _option(field: Field) -> Any:
+    option, elem_id = field.option, "loraclr_" + field.name.replace(".", "_").replace("-", "_")
+    label = TITLES.get(option.name, option.name.replace("_", " ").capitalize())
+    common: dict[str, Any] = {"label": label, "info": option.summary, "elem_id": elem_id, "min_width": 220}
+    if option.choices:
+        return volatile(gr.Dropdown(list(option.choices), value=option.default, **common))
+    if isinstance(option.default, bool):
+        return volatile(gr.Checkbox(option.default, **common))
+    if isinstance(option.default, str):
+        return volatile(gr.Textbox(option.default, max_lines=1, **common))
+    return volatile(gr.Number(option.default, precision=_precision(option), **common))
+
+
+def _precision(option: Option) -> int | None:
+    return 0 if isinstance(option.default, int) else None
+
+
+def _radio(name: str, label: str, choices: Sequence[tuple[str, str]], info: str) -> Any:
+    made = gr.Radio(list(choices), value=SIMPLE[name], label=label, info=info, elem_id=f"loraclr_{name}")
+    return volatile(made)
+
+
+def _number(
+    name: str, label: str, *, visible: bool = True, info: str | None = None, precision: int | None = None
+) -> Any:
+    made = gr.Number(
+        SIMPLE[name], label=label, info=info, precision=precision, visible=visible, elem_id=f"loraclr_{name}"
+    )
+    return volatile(made)
+
+
+def _checkbox(name: str, label: str, info: str) -> Any:
+    return volatile(gr.Checkbox(SIMPLE[name], label=label, info=info, elem_id=f"loraclr_{name}"))

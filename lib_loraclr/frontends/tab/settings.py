@@ -1,0 +1,177 @@
+"""The tab's settings as plain values by name, to and from a recipe. The controls are made from the same list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_loraclr.app.names import free_name, lora_path
+from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.methods import METHODS, get_method
+from lib_loraclr.core.methods.base import Option
+from lib_loraclr.core.rank import RankPolicy
+from lib_loraclr.merging.config import JOB_OPTIONS
+from lib_loraclr.merging.options import (
+    DEFAULT_METHOD,
+    DEFAULT_MODEL_FREE_METHOD,
+    DEFAULT_PRESET,
+    PRESETS,
+    MergeOptions,
+    parse_merge_options,
+)
+
+_TITLES = {
+    "contrastive": "Contrastive (LoRACLR)", "gradient-fusion": "Gradient fusion (Mix-of-Show)", "sum": "Weighted sum",
+    "average": "Average", "svd": "SVD of the sum", "ties": "TIES", "dare": "DARE", "knots": "KnOTS",
+}  # fmt: skip
+RANK_KINDS = ("exact", "fixed", "energy", "size")
+SIMPLE: dict[str, Any] = {
+    "preset": DEFAULT_PRESET,
+    "method": DEFAULT_METHOD,
+    "rank_kind": "exact",
+    "rank_fixed": 32,
+    "rank_energy": 0.95,
+    "rank_size": 50,
+    "dtype": "fp16",
+    "name": "merged",
+    "overwrite": False,
+    "report": True,
+    "seed": 0,
+}
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """An advanced setting: an option of the capture (`method` empty) or of one method."""
+
+    method: str
+    option: Option
+
+    @property
+    def name(self) -> str:
+        """Its name among the settings."""
+        return f"{self.method or 'capture'}.{self.option.name}"
+
+
+ADVANCED: tuple[Field, ...] = (
+    *(Field("", option) for option in JOB_OPTIONS),
+    *(Field(method.name, option) for method in METHODS.values() for option in method.options),
+)
+NAMES: tuple[str, ...] = (*SIMPLE, *(field.name for field in ADVANCED))
+
+
+def method_title(name: str) -> str:
+    """What the list of methods shows."""
+    return _TITLES.get(name, name)
+
+
+def method_name(title: str) -> str:
+    """The method's name, from its name or its title."""
+    return next((name for name, shown in _TITLES.items() if shown == title), title)
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting's value before anybody changes it."""
+    return {**SIMPLE, **{field.name: field.option.default for field in ADVANCED}}
+
+
+def named(values: Sequence[Any]) -> dict[str, Any]:
+    """The controls' values, in the order of `NAMES`, by name; an emptied control has its default."""
+    known = defaults()
+    found = {name: known[name] if value is None else value for name, value in zip(NAMES, values, strict=True)}
+    return {**found, "method": method_name(str(found["method"]))}
+
+
+def settle(preset: str, method: str, *, changed: str) -> tuple[str, str]:
+    """(preset, method) that go together: what was changed last decides."""
+    samples = get_method(method).needs_statistics
+    if changed == "preset" and (preset == "instant") == samples:
+        return preset, DEFAULT_MODEL_FREE_METHOD if preset == "instant" else DEFAULT_METHOD
+    if changed == "method" and (preset == "instant") == samples:
+        return (DEFAULT_PRESET if samples else "instant"), method
+    return preset, method
+
+
+def rank_of(values: Values) -> str:
+    """The recipe's `rank`."""
+    kind = str(values["rank_kind"])
+    if kind == "fixed":
+        return f"{_whole(values['rank_fixed'])}"
+    return f"{kind}={values['rank_' + kind]:g}" if kind in ("energy", "size") else "exact"
+
+
+def options_of(
+    values: Values, loras: Sequence[Mapping[str, Any]], folder: Path, *, cache: Path | None, device: str
+) -> MergeOptions:
+    """Validated options; `loras` are entries of a recipe. Raises InputError."""
+    method = str(values["method"])
+    given = {
+        field.option.name: _typed(values[field.name], field.option)
+        for field in ADVANCED
+        if field.method == method or (not field.method and get_method(method).needs_statistics)
+    }
+    raw: dict[str, Any] = {name: values[name] for name in ("preset", "method", "dtype", "overwrite")}
+    raw |= {
+        "lora": list(loras),
+        "rank": rank_of(values),
+        "seed": _whole(values["seed"]),
+        "device": device,
+        "option": given,
+        "out": str(lora_path(folder, str(values["name"]))),
+    }
+    if cache is not None:
+        raw["cache"] = str(cache)
+    return parse_merge_options(raw)
+
+
+def from_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name for what a merged file's recipe says; what it does not say, or says wrongly, is left out."""
+    found: dict[str, Any] = {}
+    method = recipe.get("method")
+    if method in METHODS:
+        found["method"] = method
+    if recipe.get("preset") in PRESETS:
+        found["preset"] = recipe["preset"]
+    if found.keys() >= {"method", "preset"}:
+        found["preset"], found["method"] = settle(found["preset"], found["method"], changed="method")
+    if recipe.get("dtype") in ("fp16", "bf16", "fp32"):
+        found["dtype"] = recipe["dtype"]
+    seed = recipe.get("seed")
+    if isinstance(seed, int) and not isinstance(seed, bool):
+        found["seed"] = seed
+    found |= _rank_values(recipe.get("rank"))
+    given = recipe.get("option")
+    for field in ADVANCED if isinstance(given, Mapping) else ():
+        if field.method in ("", method) and isinstance(given.get(field.option.name), type(field.option.default)):
+            found[field.name] = given[field.option.name]
+    return found
+
+
+def _rank_values(text: Any) -> dict[str, Any]:
+    if not isinstance(text, str):
+        return {}
+    try:
+        policy = RankPolicy.parse(text)
+    except InputError:
+        return {}
+    value = int(policy.value) if policy.kind == "fixed" else policy.value
+    return {"rank_kind": policy.kind} | ({} if policy.kind == "exact" else {f"rank_{policy.kind}": value})
+
+
+def next_name(folder: Path, name: str) -> str:
+    """A name that is free, for the next merge of a series."""
+    return free_name(folder, name)
+
+
+def _typed(value: Any, option: Option) -> Any:
+    if isinstance(option.default, bool) or not isinstance(option.default, int):
+        return value
+    return _whole(value)
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value

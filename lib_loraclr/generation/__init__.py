@@ -1,0 +1,1 @@
+"""Pictures from prompts with LoRA tags, through a host's own sampler."""

@@ -1,8 +1,0 @@
-"""The report of a merge: one JSON file for programs and one self-contained HTML page for people."""
-
-from __future__ import annotations
-
-from lib_loraclr.jobs.report.data import MergeReport, Variant
-from lib_loraclr.jobs.report.html import render_html
-
-__all__ = ["MergeReport", "Variant", "render_html"]

@@ -1,0 +1,1 @@
+"""A merge, from its options to its file: config, inputs, pipeline, write, report."""

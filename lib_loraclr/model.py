@@ -1,0 +1,133 @@
+"""What a use case needs of the world around it. No host import here: adapters implement these Protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The loaded checkpoint: `family` is "sd1", "sd2" or "sdxl"; `sha256` keys the statistics cache.
+
+    `variant` names the settings of the program that change what the model computes ("clip skip 2"); it is part of the
+    key too, and empty where nothing departs from the checkpoint.
+    """
+
+    name: str
+    family: str
+    sha256: str
+    native_size: int
+    device: torch.device
+    dtype: torch.dtype
+    variant: str = ""
+
+    @property
+    def weights(self) -> str:
+        """What names the model's numbers in a cache key."""
+        return f"{self.sha256} {self.variant}" if self.variant else self.sha256
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One batch for the host's own sampler: prompts run side by side, seed k for picture k."""
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    steps: int = 20
+    size: tuple[int, int] = (512, 512)  # (width, height)
+    cfg_scale: float = 1.0  # 1.0 means: conditional branch only
+    negative_prompt: str = ""
+    sampler: str = "ddim"
+    regions: Any = None  # a `regional.lora.RegionalRequest`; hosts that only capture need not know them
+
+
+class Progress(Protocol):
+    """Progress out, cancellation in. Implementations: command line bar, WebUI state, silent."""
+
+    def phase(self, name: str, steps: int) -> None:
+        """A phase of `steps` steps begins."""
+        ...
+
+    def step(self, text: str = "") -> None:
+        """One step is done. Raises `core.errors.Cancelled` when the user asked to stop."""
+        ...
+
+    def message(self, text: str) -> None:
+        """One line for the log."""
+        ...
+
+
+class DiffusionHost(Protocol):
+    """A loaded text-to-image model whose layers can be hooked while its own sampler runs."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def layers(self) -> Mapping[str, torch.nn.Module]:
+        """Canonical layer name -> hookable module with a `weight` of 2 or 4 dimensions.
+
+        Canonical names are diffusers module paths behind a component: `unet.down_blocks.0…attn1.to_q`,
+        `text_encoder.text_model.encoder.layers.0.self_attn.q_proj`, `text_encoder_2…`.
+        """
+        ...
+
+    def base_weight(self, name: str) -> Tensor:
+        """Float32 CPU copy of a layer's unpatched weight, dequantised where needed; also after `ready`."""
+        ...
+
+    def attention_heads(self, name: str) -> int | None:
+        """Number of heads of the attention that a layer belongs to (to_q, k_proj, ...); None where it is not known."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> Any:
+        """Run the text encoder (its hooks fire) and return the host's conditioning, one entry per prompt."""
+        ...
+
+    def unet_call(self, conditioning: Any) -> None:
+        """Run the cheapest thing that makes every cross-attention K/V layer see `conditioning` (preset "text")."""
+        ...
+
+    def sample(self, request: SampleRequest, progress: Progress | None = None, *, conditioning: Any = None) -> Tensor:
+        """Run the host's sampler (UNet hooks fire at every step) and return latents (n, c, h, w).
+
+        `conditioning` overrides the prompts' own. Runs under no_grad or inference_mode and touches no global RNG.
+        """
+        ...
+
+    def conditional_rows(self) -> slice | Tensor | None:
+        """While a UNet call runs: which batch rows are the conditional branch (None: all of them)."""
+        ...
+
+    def word_rows(self) -> Tensor | None:
+        """While the text encoder or `unet_call` runs: (batch, tokens), False on padding (None: not known)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pictures, uint8 (n, h, w, 3) on the CPU."""
+        ...
+
+    def ready(self) -> AbstractContextManager[None]:
+        """Scope of a job: model on its device on entry, host exactly as before on exit, also after errors."""
+        ...
+
+
+@runtime_checkable
+class DifferentiableHost(DiffusionHost, Protocol):
+    """A host whose model lets gradients through, from its prediction back to what hooks add to its layers."""
+
+    def signal(self) -> Tensor:
+        """alpha of every training step, (steps,) float64: noisy = alpha clean + sqrt(1 - alpha^2) noise."""
+        ...
+
+    def predict(self, latents: Tensor, steps: Sequence[int], prompts: Sequence[str]) -> Tensor:
+        """The clean latents x0 (n, c, h, w), float32, that the conditional branch predicts from noisy ones.
+
+        Row k is at training step steps[k]. Text encoder and UNet run in the grad mode that is on.
+        """
+        ...
