@@ -29,7 +29,6 @@ from lib_loraclr.core.methods import complete_options
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "margin": (0.5, 1.0, 1.2, 1.4, 1.5, 1.6, 1.8, 2.0),
     "weight": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
-    "negatives": ("swap", "paper"),
     "against": ("nearest", "all"),
     "shrink": (0.0, 0.001, 0.01, 0.1),
     "anchor": (0.0, 0.05, 0.1, 0.2, 0.4, 1.0),

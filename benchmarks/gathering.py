@@ -14,7 +14,6 @@ from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.problem import Statistics
 from lib_loraclr.formats.weighted import host_shapes, read_files
-from lib_loraclr.merging.attention import AttentionMetrics, partners
 from lib_loraclr.merging.config import plan_of
 from lib_loraclr.merging.inputs import make_concepts
 from lib_loraclr.merging.options import MergeOptions
@@ -34,13 +33,11 @@ def merge_on(inputs: str, options: MergeOptions, host: DiffusionHost, progress: 
     concepts = make_concepts(options.lora, loras, host.base_weight, shapes)[0]
     watched = [CaptureConcept(c.name, c.trigger, c.class_word, c.deltas, c.choice.prompts) for c in concepts]
     cache = StatisticsCache(options.cache or StatisticsCache.default_folder())
-    attention = AttentionMetrics(host, shapes, concepts) if plan.attention else None
-    also = partners({name for concept in concepts for name in concept.deltas}) if plan.attention else []
-    watch = partial(capture, host, watched, plan.capture, also=also, progress=progress, cache=cache)
+    watch = partial(capture, host, watched, plan.capture, progress=progress, cache=cache)
     teacher = watch()
     known: Mapping[str, Statistics] = teacher
     for number in range(1, plan.rounds + 1 if inputs != "teacher" else 1):
-        problems = problems_of(concepts, shapes, known, attention)
+        problems = problems_of(concepts, shapes, known)
         merged = solve(
             problems, "gradient-fusion", plan.student_options, plan=plan, progress=progress,
             label=f"Solving for round {number}", measure=False,
@@ -49,7 +46,7 @@ def merge_on(inputs: str, options: MergeOptions, host: DiffusionHost, progress: 
         found = watch(student=student, round=number)
         known = found if inputs == "student" else combine(teacher, found)
     solved = solve(
-        problems_of(concepts, shapes, known, attention), plan.method.name, plan.method_options, plan=plan,
+        problems_of(concepts, shapes, known), plan.method.name, plan.method_options, plan=plan,
         progress=progress, label="Solving", rank=plan.rank, measure=False,
     )  # fmt: skip
     return {name: layer.delta for name, layer in solved.items()}

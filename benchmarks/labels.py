@@ -17,7 +17,7 @@ SHORT = {
     ("loraclr", "precision fp32"): "LoRACLR, float32",
     ("loraclr", "precision fp16"): "LoRACLR, as its program runs",
 }
-VARIANT = ("anchor", "weight", "negatives")  # options that make a way a variant, which main tables leave out
+VARIANT = ("anchor", "weight")  # options that make a way a variant, which main tables leave out
 
 
 def label(method: str, options: Mapping[str, Any]) -> str:

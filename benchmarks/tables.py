@@ -80,7 +80,7 @@ def fidelity_columns(rows: Rows) -> str:
 
 
 def fidelity_variants(rows: Rows) -> str:
-    """One line per variant (anchor, rounds, balance, negatives) at the largest N that has them."""
+    """One line per variant (anchor, rounds, balance) at the largest N that has them."""
     variants = [row for row in rows if not is_main(row)]
     largest = max((row["n"] for row in variants), default=0)
     chosen = [row for row in variants if row["n"] == largest]

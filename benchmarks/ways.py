@@ -81,17 +81,13 @@ def study_ways() -> list[Way]:
 
 
 def _switched() -> list[Way]:
-    """Closed form and contrastive, both negatives, each with and without anchor, refinement and balance."""
-    bases: tuple[tuple[str, dict[str, Any]], ...] = (
-        ("gradient-fusion", {}), ("contrastive", {"negatives": "swap"}), ("contrastive", {"negatives": "paper"}),
-    )  # fmt: skip
-    found: list[Way] = []
-    for (method, base), chosen in product(bases, product((0, 1), repeat=len(SWITCHES))):
+    """Closed form and contrastive, each with and without anchor, refinement and balance."""
+    ways: list[Way] = []
+    for method, chosen in product(("gradient-fusion", "contrastive"), product((0, 1), repeat=len(SWITCHES))):
         options = {name: values[on] for (name, values), on in zip(SWITCHES.items(), chosen, strict=True)}
-        given = {**base, **options}
-        if not is_default(method, given):
-            found.append(Way(method, given, main=False))
-    return found
+        if not is_default(method, options):
+            ways.append(Way(method, options, main=False))
+    return ways
 
 
 def is_default(method: str, options: Mapping[str, Any]) -> bool:

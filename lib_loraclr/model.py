@@ -81,10 +81,6 @@ class DiffusionHost(Protocol):
         """Float32 CPU copy of a layer's unpatched weight, dequantised where needed; also after `ready`."""
         ...
 
-    def attention_heads(self, name: str) -> int | None:
-        """Number of heads of the attention that a layer belongs to (to_q, k_proj, ...); None where it is not known."""
-        ...
-
     def encode(self, prompts: Sequence[str]) -> Any:
         """Run the text encoder (its hooks fire) and return the host's conditioning, one entry per prompt."""
         ...

@@ -18,18 +18,17 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.response import Response, is_convolution, pair, unfolded_shape
 
 Receiver = Callable[[str, nn.Module, Tensor], None]
+AddingHook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 
 
 @contextmanager
-def inject(
-    modules: Mapping[str, nn.Module], deltas: Mapping[str, Delta], weight: float = 1.0, *, rows: slice | None = None
-) -> Generator[None]:
+def inject(modules: Mapping[str, nn.Module], deltas: Mapping[str, Delta], weight: float = 1.0) -> Generator[None]:
     """Scope in which `weight * deltas[name]` acts on layer `name`; scopes nest and add up.
 
-    The layer's output gains F.linear or F.conv2d of the factors, in the input's dtype and on its device. With `rows`
-    only these batch rows change. Raises InputError "unknown-layer" or "shape-mismatch" before anything is hooked.
+    The layer's output gains F.linear or F.conv2d of the factors, in the input's dtype and on its device.
+    Raises InputError "unknown-layer" or "shape-mismatch" before anything is hooked.
     """
-    additions = {name: _Addition(name, _module(modules, name), delta, weight, rows) for name, delta in deltas.items()}
+    additions = {name: _addition(name, _module(modules, name), delta, weight) for name, delta in deltas.items()}
     with ExitStack() as stack:
         if weight != 0.0:
             for name, addition in additions.items():
@@ -45,8 +44,8 @@ def collect(modules: Mapping[str, nn.Module], names: Sequence[str], receive: Rec
     """
 
     def watch(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            receive(name, module, inputs[0] if inputs else named["input"])
+        def hook(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            receive(name, module, inputs[0] if inputs else kwargs["input"])
 
         return hook
 
@@ -102,21 +101,14 @@ def input_rows(module: nn.Module, inputs: Tensor) -> Tensor:
     return F.unfold(inputs, kernel, pair(module.dilation), padding, pair(module.stride)).transpose(1, 2)
 
 
-class _Addition:
+def _addition(name: str, module: nn.Module, delta: Delta, weight: float) -> AddingHook:
     """The forward hook of one delta."""
+    response = Response(name, module, delta, weight)
 
-    def __init__(self, name: str, module: nn.Module, delta: Delta, weight: float, rows: slice | None) -> None:
-        self.response, self.rows = Response(name, module, delta, weight), rows
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return output + response(module, inputs[0]).to(output.dtype)
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        rows = self.rows
-        given: Tensor = inputs[0] if rows is None else inputs[0][rows]
-        change = self.response(module, given).to(output.dtype)
-        if rows is None:
-            return output + change
-        changed = output.clone()
-        changed[rows] += change
-        return changed
+    return hook
 
 
 def _module(modules: Mapping[str, nn.Module], name: str) -> nn.Module:

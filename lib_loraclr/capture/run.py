@@ -9,7 +9,6 @@ from lib_loraclr.capture import prompts
 from lib_loraclr.capture.cache import StatisticsCache, digest, digest_deltas
 from lib_loraclr.capture.gather import Run, gather, needs_only_text, picture_size, shared_inputs
 from lib_loraclr.capture.hooks import input_features
-from lib_loraclr.capture.lockstep import Lockstep, Products, gather_lockstep, pair_name
 from lib_loraclr.capture.passes import PassLimits
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.deltas import Delta
@@ -20,7 +19,6 @@ from lib_loraclr.core.moments import SecondMoment, moment_dtype
 from lib_loraclr.model import DiffusionHost, Progress
 
 Moments = dict[str, SecondMoment]
-Job = Run | Lockstep
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,12 @@ def capture(
     *,
     student: Mapping[str, Delta] | None = None,
     round: int = 0,  # noqa: A002
-    also: Sequence[str] = (),
     progress: Progress | None = None,
     cache: StatisticsCache | None = None,
     limits: PassLimits | None = None,
 ) -> dict[str, Statistics]:
     """Statistics of every layer that a LoRA of `concepts` touches; call it inside `host.ready()`.
 
-    `also` names layers that are watched although no LoRA touches them, where the model has and the preset runs them.
     Without `student` each concept's own LoRA runs (teacher inputs); with it the merged update runs for every prompt.
     `round` gives fresh seeds and prompts. One run's moments are in memory at a time, whatever the number of concepts:
     finished ones go to `cache` (or to a temporary folder that lives as long as the statistics) and are read when asked
@@ -61,7 +57,7 @@ def capture(
     Raises InputError for a layer that the model lacks, and whatever `progress` raises to cancel; hooks are then gone.
     """
     cache = cache or StatisticsCache.temporary()
-    leaders = _watched_layers(host, concepts, student, also, settings, progress)
+    leaders = _watched_layers(host, concepts, student, settings, progress)
     plan = _Plan(host, settings, cache, sorted(set(leaders.values())), limits or PassLimits())
     teacher = student is None
     groups: dict[str, list[list[Run]]] = {
@@ -69,22 +65,15 @@ def capture(
         "neutral": [neutral_runs(concepts, student or {}, settings, round)],
         "held_out": [held_out_runs(c, c.deltas, settings) for c in concepts] if teacher else [],
     }
-    steps = [Lockstep(runs) for runs in zip(*groups["concepts"], strict=True)] if settings.cross else []
-    if settings.cross:  # the same rows give C_i and C_ij, so that distances made of both cannot become negative
-        groups["concepts"] = []
-    plan.add([*steps, *(run for runs in groups.values() for several in runs for run in several)])
+    plan.add([run for runs in groups.values() for several in runs for run in several])
     plan.execute(progress)
-    found = {name: [plan.moments(runs) for runs in several] for name, several in groups.items()}
-    pairs = plan.moments(steps)
+    watched = {name: [plan.moments(runs) for runs in several] for name, several in groups.items()}
     by_leader: dict[str, Statistics] = {}
     for leader in plan.layers:
-        own, cross = [moments[leader] for moments in found["concepts"]], None
-        if settings.cross:
-            both = {(i, j): pairs[pair_name(i, j, leader)] for j in range(len(concepts)) for i in range(j + 1)}
-            own = [both.pop((i, i)) for i in range(len(concepts))]
-            cross = Products(both)
-        held_out = [moments[leader] for moments in found["held_out"] if leader in moments]
-        by_leader[leader] = Statistics(own, found["neutral"][0].get(leader), cross, held_out or None)
+        held_out = [moments[leader] for moments in watched["held_out"] if leader in moments]
+        by_leader[leader] = Statistics(
+            [moments[leader] for moments in watched["concepts"]], watched["neutral"][0].get(leader), held_out or None
+        )
     return {name: by_leader[leader] for name, leader in leaders.items()}
 
 
@@ -109,8 +98,7 @@ def combine(a: Mapping[str, Statistics], b: Mapping[str, Statistics]) -> dict[st
 def _sum(a: Statistics, b: Statistics) -> Statistics:
     neutral = a.neutral.plus(b.neutral) if a.neutral and b.neutral else a.neutral or b.neutral
     concepts = [one.plus(other) for one, other in zip(a.concepts, b.concepts, strict=True)]
-    cross = a.cross.plus(b.cross) if isinstance(a.cross, Products) and isinstance(b.cross, Products) else None
-    return Statistics(concepts, neutral, cross, a.held_out or b.held_out)
+    return Statistics(concepts, neutral, a.held_out or b.held_out)
 
 
 class _Plan:
@@ -131,18 +119,17 @@ class _Plan:
         self._keys: dict[int, str] = {}
         self._digests: dict[int, str] = {}
         self._found: dict[str, Moments] = {}
-        self._todo: list[tuple[Job, list[str]]] = []
+        self._todo: list[tuple[Run, list[str]]] = []
 
-    def add(self, runs: Sequence[Job]) -> None:
+    def add(self, runs: Sequence[Run]) -> None:
         """Look up every run and queue what is missing, in groups within the memory budget."""
         for run in runs:
             key = self._keys[id(run)] = self._key(run)
             if key in self._found:
                 continue
-            found = self._found[key] = dict[str, SecondMoment](self.cache.find(key))
-            known = {name.rpartition(":")[2] for name in found}
+            known = self._found[key] = dict[str, SecondMoment](self.cache.find(key))
             missing = [name for name in self.layers if needs_only_text(name) != run.sampled and name not in known]
-            self._todo += [(run, group) for group in self._groups(run, missing)]
+            self._todo += [(run, group) for group in self._groups(missing)]
 
     def execute(self, progress: Progress | None) -> None:
         """Run everything that is queued; what is finished stays in the cache also when a later run is cancelled."""
@@ -157,7 +144,7 @@ class _Plan:
         for run, group in self._todo:
             self._pass(run, group, progress)
 
-    def moments(self, runs: Sequence[Job]) -> Moments:
+    def moments(self, runs: Sequence[Run]) -> Moments:
         """Moments by layer, summed over runs that watch the same layer."""
         total: Moments = {}
         for run in runs:
@@ -165,7 +152,7 @@ class _Plan:
                 total[name] = total[name].plus(moment) if name in total else moment
         return total
 
-    def _pass(self, run: Job, group: Sequence[str], progress: Progress | None) -> None:
+    def _pass(self, run: Run, group: Sequence[str], progress: Progress | None) -> None:
         """Watch a group of layers during one run; in several passes where the memory is not enough for one."""
         most = self.limits.layers or len(group)
         if len(group) > most:
@@ -173,12 +160,9 @@ class _Plan:
                 self._pass(run, group[first : first + most], progress)
             return
         settings, about = self.limits.of(self.settings), {"prompts": run.prompts, "model": self.host.info.name}
-        pictures = min(settings.batch, len(run.prompts)) if isinstance(run, Run) and run.sampled else 1
+        pictures = min(settings.batch, len(run.prompts)) if run.sampled else 1
         try:
-            if isinstance(run, Lockstep):
-                moments = gather_lockstep(self.host, run, group, settings, progress)
-            else:
-                moments = gather(self.host, run, group, settings, progress)
+            moments = gather(self.host, run, group, settings, progress)
             self._found[self._keys[id(run)]] |= self.cache.store(self._keys[id(run)], moments, about)
             return
         except (RuntimeError, MemoryError) as error:
@@ -189,14 +173,12 @@ class _Plan:
             progress.message(f"The memory is full: going on with at most {self.limits.layers} layers at a time.")
         self._pass(run, group, progress)
 
-    def _steps(self, run: Job) -> int:
-        batches = len(run.prompts) if isinstance(run, Lockstep) else -(-len(run.prompts) // self.settings.batch)
+    def _steps(self, run: Run) -> int:
+        batches = -(-len(run.prompts) // self.settings.batch)
         return batches * self.settings.steps if run.sampled else 1
 
-    def _groups(self, run: Job, names: Sequence[str]) -> list[list[str]]:
+    def _groups(self, names: Sequence[str]) -> list[list[str]]:
         budget, groups, held = self.settings.memory_budget_mib * 2**20, list[list[str]](), 0
-        if isinstance(run, Lockstep):
-            budget //= len(run.runs) * (len(run.runs) + 1) // 2
         for name in names:
             if not groups or held + self._bytes[name] > budget:
                 groups.append([])
@@ -205,10 +187,8 @@ class _Plan:
             held += self._bytes[name]
         return groups
 
-    def _key(self, run: Job) -> str:
+    def _key(self, run: Run) -> str:
         s, info = self.settings, self.host.info
-        if isinstance(run, Lockstep):
-            return digest("lockstep", [self._key(one) for one in run.runs])
         if id(run.deltas) not in self._digests:
             self._digests[id(run.deltas)] = digest_deltas(run.deltas)
         model = [info.weights, str(info.dtype), self._digests[id(run.deltas)], run.prompts]
@@ -219,15 +199,14 @@ class _Plan:
 
 def _watched_layers(
     host: DiffusionHost, concepts: Sequence[CaptureConcept], student: Mapping[str, Delta] | None,
-    also: Sequence[str], settings: CaptureSettings, progress: Progress | None,
+    settings: CaptureSettings, progress: Progress | None,
 ) -> dict[str, str]:  # fmt: skip
-    """Layer -> leader, for the layers that are touched (or in `also`), run, and are not too wide."""
+    """Layer -> leader, for the layers that are touched, run, and are not too wide."""
     modules, leaders = host.layers(), shared_inputs(host, settings)
     touched = sorted({name for deltas in (*(c.deltas for c in concepts), student or {}) for name in deltas})
     unknown = [name for name in touched if name not in modules]
     if unknown:
         raise InputError("unknown-layer", f"{host.info.name} has no layer {unknown[0]}.", key=unknown[0])
-    touched = sorted({*touched, *(name for name in also if name in modules)})
     if settings.preset == "text":
         touched = [name for name in touched if needs_only_text(name)]
     silent = [name for name in touched if name not in leaders]
@@ -251,7 +230,7 @@ def concept_runs(
     many, few, _ = prompts.templates_for(called, settings.templates)
     if concept.prompts:
         many = few = concept.prompts
-    count = len(settings.text_templates)  # the same for every concept, whatever its own templates: lock step
+    count = len(settings.text_templates)  # the same for every concept, whatever its own templates
     runs = [Run(prompts.filled(many, called, number * (count + 1), count), (), deltas)]
     if settings.preset == "full":
         drawn = prompts.filled(few, called, number * settings.prompts, settings.prompts)
@@ -283,6 +262,6 @@ def neutral_runs(
 
 
 def _seeds(settings: CaptureSettings, stream: int, number: int, count: int) -> tuple[int, ...]:
-    """Seeds of the pictures: the same for every concept (lock step), fresh for every round and kind of prompt."""
+    """Seeds of the pictures: the same for every concept, fresh for every round and kind of prompt."""
     first = settings.seed + 1_000_000 * stream + 1000 * number
     return tuple(range(first, first + count))

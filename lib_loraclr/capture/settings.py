@@ -27,7 +27,6 @@ class CaptureSettings:
     held_out_prompts  pictures per concept that only the fidelity report sees (none while a merged student runs)
     padding_weight    weight of a padding token's row beside a word's. The model attends to padding, so it must not be
                       dropped, but the 60-odd nearly equal rows must not outvote the dozen words of a prompt either
-    cross             also capture X_i^T X_j in lock step (the paper's negatives): memory grows with N squared
     max_features      layers with more inputs are left out and reported
     memory_budget_mib moments held at a time; over it the layers are captured in groups, one sampling run a group
     """
@@ -43,7 +42,6 @@ class CaptureSettings:
     sampler: str = "ddim"
     cfg_scale: float = 1.0
     padding_weight: float = 0.2
-    cross: bool = False
     max_features: int = 6144
     memory_budget_mib: int = 4096
     text_templates: tuple[str, ...] = TEXT_TEMPLATES
@@ -63,8 +61,6 @@ class CaptureSettings:
         for name, low, high in RANGES:
             if not low <= getattr(self, name) <= high:
                 raise _bad(name, f"must be between {low} and {high}, not {getattr(self, name)}")
-        if self.cross and self.cfg_scale != 1.0:
-            raise _bad("cross", "needs cfg_scale 1: a batch holds one row per concept")
         if self.size is not None and min(self.size) < 8:
             raise _bad("size", f"must be two numbers of pixels, not {self.size}")
         for name in ("text_templates", "sample_templates", "held_out_templates"):

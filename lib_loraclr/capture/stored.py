@@ -62,9 +62,8 @@ class MomentFile:
         self.sizes: dict[str, int] = json.loads(file.metadata["sizes"])
         if any(info.dtype not in PRECISIONS for info in file.tensors.values()):
             raise ValueError(f"{path.name} holds moments of another precision")
-        if {name: _stored_shape(name, n) for name, n in self.sizes.items()} != {
-            n: t.shape for n, t in file.tensors.items()
-        }:
+        shapes = {name: info.shape for name, info in file.tensors.items()}
+        if {name: (size * (size + 1) // 2,) for name, size in self.sizes.items()} != shapes:
             raise ValueError(f"{path.name} does not hold what its manifest says")
         self._ranges = {name: (info.begin, info.end) for name, info in file.tensors.items()}
         self._dtypes = {name: PRECISIONS[info.dtype] for name, info in file.tensors.items()}
@@ -77,8 +76,7 @@ class MomentFile:
         data = bytearray(end - begin)
         self._stream.seek(begin)
         self._stream.readinto(data)
-        stored, size = torch.frombuffer(data, dtype=self._dtypes[name]), self.sizes[name]
-        return unpack(stored, size) if _symmetric(name) else stored.view(size, size)
+        return unpack(torch.frombuffer(data, dtype=self._dtypes[name]), self.sizes[name])
 
     def moments(self) -> dict[str, StoredMoment]:
         """Every moment of the file."""
@@ -93,8 +91,7 @@ class MomentFile:
         tensors: dict[str, Tensor] = {}
         while moments:
             name, moment = moments.popitem()
-            total = moment.total.cpu()
-            tensors[name] = pack(total) if _symmetric(name) else total
+            tensors[name] = pack(moment.total.cpu())
         with atomic_path(path, overwrite=True) as unfinished:
             write_safetensors(unfinished, tensors, manifest)
 
@@ -111,16 +108,6 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     if file.metadata.get("format") != TENSORS + kind:
         raise ValueError(f"{path.name} is not a file of {kind}")
     return {name: file.read(name) for name in file.tensors}, json.loads(file.metadata.get("notes", ""))
-
-
-def _symmetric(name: str) -> bool:
-    """Whether it is X^T X; "2x5:layer" is X_2^T X_5."""
-    pair = name.partition(":")[0].split("x") if ":" in name else ["", ""]
-    return pair[0] == pair[-1]
-
-
-def _stored_shape(name: str, size: int) -> tuple[int, ...]:
-    return (size * (size + 1) // 2,) if _symmetric(name) else (size, size)
 
 
 def pack(full: Tensor) -> Tensor:

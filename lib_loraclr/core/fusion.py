@@ -6,9 +6,6 @@
 with C_i the mean second moment of concept i's inputs: a concept weighs the same however many rows its capture has.
 Sources: Gu et al. 2023, Mix-of-Show, gradient fusion; Jin et al. 2023, RegMean, for the closed form. A LoRA that leaves
 the layer alone takes part with target 0, which protects its features from the others.
-
-In an output metric the squares are those of |e|_A, e^T A_i e and e^T A_0 e, and J has no closed form; its minimum over
-the span of the up factors, so that the rank stays the same, solves the normal equations of `normal_equations`.
 """
 
 from __future__ import annotations
@@ -20,13 +17,11 @@ from torch import Tensor
 
 from lib_loraclr.core.deltas import Delta, inner
 from lib_loraclr.core.linalg import solve_spd
-from lib_loraclr.core.metric import SpanMetric
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.core.problem import Statistics
 from lib_loraclr.core.span import Span
-from lib_loraclr.core.two_sided import TwoSided
 
-ENERGY_FLOOR = 0.1  # smallest unit of a concept, as a share of the mean: a LoRA that hardly acts must not rule a layer
+ENERGY_FLOOR = 0.1  # smallest s_i^2 of a concept, as a share of the mean: a LoRA that hardly acts must not rule a layer
 
 
 def grams(moments: Sequence[SecondMoment], device: torch.device) -> Iterator[Tensor]:
@@ -40,31 +35,22 @@ def energy(delta: Delta | None, gram: Tensor) -> Tensor:
     return gram.new_zeros(()) if delta is None else inner(delta.after(gram), delta).clamp(min=0)
 
 
-def units(energies: Tensor) -> Tensor:
-    """s_i^2 (N,) as units of distance: at least a tenth of the mean; the mean itself where a LoRA does nothing."""
+def squared_norms(energies: Tensor) -> Tensor:
+    """s_i^2 (N,), the unit of squared distances: at least a tenth of the mean; the mean where a LoRA does nothing."""
     acting = energies[energies > 0]
     mean = acting.mean() if len(acting) else energies.new_ones(())
     return torch.where(energies > 0, energies.clamp(min=ENERGY_FLOOR * float(mean)), mean)
 
 
-def concept_weights(
-    span: Span,
-    deltas: Sequence[Delta | None],
-    statistics: Statistics,
-    weighting: str,
-    metric: SpanMetric | None = None,
-) -> Tensor:
+def concept_weights(span: Span, deltas: Sequence[Delta | None], statistics: Statistics, weighting: str) -> Tensor:
     """w_i (N,), float64, sum 1. `equal`; `rows`: by rows captured, as published; `relative`: by 1 / s_i^2."""
     if weighting == "equal":
         weights = torch.ones(len(deltas), dtype=torch.float64)
     elif weighting == "rows":
         weights = torch.tensor([moment.rows for moment in statistics.concepts], dtype=torch.float64)
-    elif metric is not None:
-        walk = enumerate(grams(statistics.concepts, span.device))
-        weights = 1.0 / units(torch.stack([metric.energies(i, gram, span.coordinates(i)) for i, gram in walk])).cpu()
     else:
         pairs = zip(deltas, grams(statistics.concepts, span.device), strict=True)
-        weights = 1.0 / units(torch.stack([energy(delta, gram) for delta, gram in pairs])).cpu()
+        weights = 1.0 / squared_norms(torch.stack([energy(delta, gram) for delta, gram in pairs])).cpu()
     total = weights.sum()
     return weights / total if float(total) > 0 else torch.full_like(weights, 1.0 / len(weights))
 
@@ -89,48 +75,10 @@ def weighted_system(span: Span, statistics: Statistics, weights: Tensor) -> tupl
     return left, right
 
 
-def metric_regulariser(
-    span: Span, statistics: Statistics, gram: Tensor, anchor: float, ridge: float, metric: SpanMetric | None
-) -> TwoSided:
-    """mu P_0 M C_0 + ridge * mean(diag(G)) M; without a metric M times the plain regulariser."""
-    if metric is None:
-        return TwoSided([(None, regulariser(span, statistics, gram, anchor, ridge))])
-    anchored = regulariser(span, statistics, gram, anchor, 0.0)
-    return TwoSided([(metric.neutral, anchored)], ridge * float((gram + anchored).diagonal().mean()))
-
-
-def normal_equations(
-    span: Span, statistics: Statistics, weights: Tensor, penalty: TwoSided, metric: SpanMetric
-) -> tuple[TwoSided, Tensor]:
-    """sum_i w_i P_i M C_i + penalty(M) = sum_i w_i P_i M_i C_i: both sides, float64.
-
-    The layer's Grams stay in memory for the iteration, in the precision they were captured in.
-    """
-    right = span.zeros()
-    terms: list[tuple[Tensor | None, Tensor]] = []
-    for index, moment in enumerate(statistics.concepts):
-        scaled, gram = float(weights[index]) * metric.concepts[index], moment.mean().to(span.device)
-        right += scaled @ span.coordinates(index, gram.double())
-        terms.append((scaled, gram))
-    return TwoSided([*terms, *penalty.terms], penalty.shift), right
-
-
-def fuse(
-    span: Span,
-    statistics: Statistics,
-    weights: Tensor,
-    anchor: float,
-    ridge: float,
-    metric: SpanMetric | None = None,
-) -> Tensor:
-    """Coordinates (q, in) of the minimum of J; in a metric found from the plain minimum, than which it is no worse."""
+def fuse(span: Span, statistics: Statistics, weights: Tensor, anchor: float, ridge: float) -> Tensor:
+    """Coordinates (q, in) of the minimum of J."""
     gram, right = weighted_system(span, statistics, weights)
-    plain = solve_spd(gram + regulariser(span, statistics, gram, anchor, ridge), right)
-    if metric is None:
-        return plain
-    penalty = metric_regulariser(span, statistics, gram, anchor, ridge, metric)
-    system, right = normal_equations(span, statistics, weights, penalty, metric)
-    return system.solve(right, plain)
+    return solve_spd(gram + regulariser(span, statistics, gram, anchor, ridge), right)
 
 
 def activation_gram(statistics: Statistics | None, device: torch.device | str, anchor: float = 0.2) -> Tensor | None:

@@ -59,10 +59,6 @@ class Span:
         right = right if gram is None else right @ gram
         return right if left is None else left @ right
 
-    def project(self, metric: Tensor) -> Tensor:
-        """U^T A U (q, q) of a metric A (out, out) of outputs."""
-        return metric if self.basis is None else self.basis.T @ metric @ self.basis
-
     def delta(self, coordinates: Tensor) -> Delta:
         """The delta with these coordinates (q, in): factored, dense where factors would exceed the matrix's rank."""
         if self.basis is None:

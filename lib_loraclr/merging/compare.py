@@ -92,7 +92,7 @@ def _variants(
     inputs = {problem.name: problem for problem in task.problems}
     found: list[Variant] = []
     for label, method, options, statistics in ways:
-        problems = problems_of(task.acting, task.shapes, statistics, task.statistics.attention)
+        problems = problems_of(task.acting, task.shapes, statistics)
         layers = solve(
             problems, method, options, plan=plan, progress=progress, label=f"Comparing: {label}", measure=False
         )

@@ -71,11 +71,6 @@ class Plan:
         return int(self.method_options.get("rounds", 0)) if self.samples else 0
 
     @property
-    def attention(self) -> bool:
-        """Whether queries and keys are merged in the metric of their attention, which needs more layers watched."""
-        return self.method_options.get("metric") == "attention"
-
-    @property
     def student_options(self) -> dict[str, Any]:
         """Options of the gradient fusion whose result runs in the refinement rounds and begins a distillation.
 
@@ -109,7 +104,6 @@ def plan_of(options: MergeOptions) -> Plan:
         held_out_prompts=capture["held_out_prompts"],
         padding_weight=capture["padding_weight"],
         memory_budget_mib=int(capture["memory_budget"]),
-        cross=complete.get("negatives") == "paper",
     )
     options = replace(options, option={**complete, **capture} if method.needs_statistics else complete)
     learns = options.preset == "best" and method.needs_statistics

@@ -50,7 +50,7 @@ class Task:
     @property
     def problems(self) -> list[LayerProblem]:
         """Every layer with everything that was gathered."""
-        return problems_of(self.acting, self.shapes, self.statistics.all, self.statistics.attention)
+        return problems_of(self.acting, self.shapes, self.statistics.all)
 
     @property
     def family(self) -> str:

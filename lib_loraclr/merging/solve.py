@@ -11,7 +11,6 @@ from lib_loraclr.core.deltas import Delta, LayerShape
 from lib_loraclr.core.merge import MergedLayer, merge_layers
 from lib_loraclr.core.problem import LayerProblem, Statistics
 from lib_loraclr.core.rank import RankPolicy
-from lib_loraclr.merging.attention import AttentionMetrics, partners
 from lib_loraclr.merging.config import Plan
 from lib_loraclr.merging.inputs import Concept
 from lib_loraclr.model import DiffusionHost, Progress
@@ -22,14 +21,12 @@ from lib_loraclr.timing import Stopwatch
 class Gathered:
     """`teacher`: with the single LoRAs running; `all`: with every refinement round added. Layer name -> statistics.
 
-    `attention` makes the metrics of query and key layers where the merge asks for them; `limits` is what the memory
-    left of a pass.
+    `limits` is what the memory left of a pass.
     """
 
     teacher: Mapping[str, Statistics]
     all: Mapping[str, Statistics]
     limits: PassLimits = field(default_factory=PassLimits)
-    attention: AttentionMetrics | None = None
 
 
 def gather(
@@ -49,33 +46,27 @@ def gather(
     """
     chosen = [concept.asked for concept in concepts]
     limits = PassLimits()
-    attention = AttentionMetrics(host, shapes, concepts) if plan.attention else None
-    also = partners({name for concept in concepts for name in concept.deltas}) if plan.attention else []
-    watched = partial(capture, host, chosen, plan.capture, also=also, progress=progress, cache=cache, limits=limits)
+    watched = partial(capture, host, chosen, plan.capture, progress=progress, cache=cache, limits=limits)
     with watch("capture"):
         teacher = watched()
     everything = teacher
     for number in range(1, plan.rounds + 1):
         with watch("solve"):
-            problems = problems_of(concepts, shapes, everything, attention)
+            problems = problems_of(concepts, shapes, everything)
             student = solve_student(problems, plan, progress, f"Solving for round {number} of {plan.rounds}")
         with watch("capture"):
             everything = combine(everything, watched(student=student, round=number))
-    return Gathered(teacher, everything, limits, attention)
+    return Gathered(teacher, everything, limits)
 
 
 def problems_of(
-    concepts: Sequence[Concept],
-    shapes: Mapping[str, LayerShape],
-    statistics: Mapping[str, Statistics],
-    attention: AttentionMetrics | None = None,
+    concepts: Sequence[Concept], shapes: Mapping[str, LayerShape], statistics: Mapping[str, Statistics]
 ) -> list[LayerProblem]:
-    """One problem per layer that any concept changes, sorted by name; with metrics where `attention` makes them."""
+    """One problem per layer that any concept changes, sorted by name."""
     problems: list[LayerProblem] = []
     for name in sorted({name for concept in concepts for name in concept.deltas}):
-        metric, reason = attention.of(name, statistics) if attention is not None else (None, "")
         deltas = [concept.deltas.get(name) for concept in concepts]
-        problems.append(LayerProblem(name, shapes[name], deltas, statistics.get(name), metric, reason))
+        problems.append(LayerProblem(name, shapes[name], deltas, statistics.get(name)))
     return problems
 
 

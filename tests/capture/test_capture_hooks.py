@@ -66,15 +66,6 @@ def test_scopes_nest_and_add_up() -> None:
     assert torch.allclose(both, patched(module, x, one.dense(), -2.0 * two.dense()), atol=1e-5)
 
 
-def test_rows_limit_the_change_to_one_concept() -> None:
-    module, x = nn.Conv2d(4, 5, 3, padding=1), random(3, 4, 5, 5)
-    change = delta(module, "factors")
-    with inject({"a": module}, {"a": change}, rows=slice(1, 2)):
-        ours = module(x)
-    assert torch.equal(ours[[0, 2]], module(x)[[0, 2]])
-    assert torch.allclose(ours[1:2], patched(module, x[1:2], change.dense()), atol=1e-5)
-
-
 def test_factors_follow_the_dtype_of_the_input() -> None:
     module = nn.Linear(6, 5).bfloat16()
     change = delta(module.float(), "factors")

@@ -74,8 +74,3 @@ def test_wrong_settings_are_named(name: str, value: object) -> None:
     with pytest.raises(InputError, match=f"option {name} ") as caught:
         CaptureSettings(**{name: value})  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.key) == ("bad-option", name)
-
-
-def test_cross_needs_one_branch() -> None:
-    with pytest.raises(InputError, match="cross"):
-        CaptureSettings(cross=True, cfg_scale=2.0)

@@ -174,28 +174,6 @@ def test_guidance_counts_only_the_conditional_rows(host: StandaloneHost, concept
     assert close(found[QUERY].concepts[0].mean(), second_moment(bound))
 
 
-def test_lock_step_of_a_character_and_a_style(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> None:
-    style = replace(concepts[1], trigger="warhol", class_word="style")
-    found = capture(host, [concepts[0], style], replace(SETTINGS, cross=True, prompts=1, preset="text"))
-    assert found[TEXT].cross[(0, 1)].abs().sum() > 0
-
-
-def test_cross_moments_are_of_equal_places_and_seeds(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> None:
-    found = capture(host, concepts, replace(SETTINGS, cross=True, prompts=1))
-    inputs = []
-    for concept, prompt in zip(concepts, ("ann4 woman in a forest", "r3x dog in a forest"), strict=True):
-        with patched(host, concept.deltas):
-            request = SampleRequest([prompt], [5], 2, (64, 64))
-            inputs.append(recorded(host, QUERY, lambda request=request: host.sample(request)).double().flatten(0, 1))
-    cross = found[QUERY].cross
-    assert list(cross) == [(0, 1)]
-    assert close(cross[(0, 1)], inputs[0].T @ inputs[1] / len(inputs[0]))
-    assert close(found[QUERY].concepts[1].mean(), second_moment(inputs[1]))
-    added = combine(found, found)[QUERY]
-    assert close(added.cross[(0, 1)], cross[(0, 1)])
-    assert found[TEXT].cross[(0, 1)].shape == (32, 32)
-
-
 def test_combine_adds_moments_and_keeps_sharing(
     host: StandaloneHost, concepts: Sequence[CaptureConcept], statistics: Mapping[str, Any]
 ) -> None:

@@ -60,17 +60,14 @@ def build(
         return torch.randn(*shape, generator=generator, dtype=dtype)
 
     common = draw(size, size) * torch.logspace(0, -1, size, dtype=dtype)
-    inputs, held_out, deltas, cross = [], [], [], {}
+    inputs, held_out, deltas = [], [], []
     for _ in range(count):
         own = draw(2, size)
         inputs.append(draw(rows, size) @ common * 0.5 + draw(rows, 2) @ own)
         held_out.append(draw(rows, size) @ common * 0.5 + draw(rows, 2) @ own)
         deltas.append(LowRank(draw(out, rank) * 0.3, (draw(rank, size) * 0.5 + draw(rank, 2) @ own) * 0.1))
-    for i in range(count):
-        for j in range(i + 1, count):
-            cross[(i, j)] = inputs[i].T @ inputs[j] / rows
     neutral = draw(rows, size) @ common * 0.5
-    statistics = Statistics([moment(x) for x in inputs], moment(neutral), cross, [moment(x) for x in held_out])
+    statistics = Statistics([moment(x) for x in inputs], moment(neutral), [moment(x) for x in held_out])
     return World(LayerProblem(name, LayerShape(out, size), deltas, statistics), inputs, held_out, neutral)
 
 

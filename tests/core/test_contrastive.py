@@ -8,7 +8,6 @@ import torch
 
 from lib_loraclr.core.contrast import ContrastiveObjective, descend
 from lib_loraclr.core.deltas import Dense, LayerShape, LowRank
-from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.fidelity import fidelity, summarise
 from lib_loraclr.core.methods import METHODS, complete_options
 from lib_loraclr.core.methods.contrastive import contrastive_objective
@@ -16,7 +15,7 @@ from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.core.problem import LayerProblem, Statistics
 from lib_loraclr.core.span import Span
 
-KINDS = [(negatives, against) for negatives in ("swap", "paper") for against in ("nearest", "all")]
+AGAINST = ("nearest", "all")
 
 
 def solve(problem, method="contrastive", **options):
@@ -30,7 +29,7 @@ def objective_of(problem, **options) -> tuple[Span, ContrastiveObjective]:
     return span, contrastive_objective(span, problem, weights, complete)
 
 
-def loss_on_rows(w, dw, margin, weight, negatives, against, anchor, ridge, shrink):
+def loss_on_rows(w, dw, margin, weight, against, anchor, ridge, shrink):
     """The objective written from its definition on rows of features, for autograd; equal weights of the fit."""
     count = len(w.rows)
     rows = [x.double() for x in w.rows]
@@ -46,10 +45,7 @@ def loss_on_rows(w, dw, margin, weight, negatives, against, anchor, ridge, shrin
     fit = fit + ridge * gram.diagonal().mean() * (dw**2).sum()
     hinges = []
     for i in range(count):
-        if negatives == "swap":
-            residuals = [rows[i] @ dw.T - w.responses(i, j) for j in range(count) if j != i]
-        else:
-            residuals = [own[i] - rows[j] @ dw.T for j in range(count) if j != i]
+        residuals = [rows[i] @ dw.T - w.responses(i, j) for j in range(count) if j != i]
         d = torch.stack([(r**2).sum() / len(r) for r in residuals]).div(unit[i]).sqrt()
         gaps = torch.clamp(margin - (d.min()[None] if against == "nearest" else d), min=0)
         hinges.append((gaps**2).mean())
@@ -65,30 +61,30 @@ def exact_world(world):
     return w
 
 
-@pytest.mark.parametrize(("negatives", "against"), KINDS)
-def test_value_and_gradient_equal_autograd_on_rows(exact_world, negatives, against):
+@pytest.mark.parametrize("against", AGAINST)
+def test_value_and_gradient_equal_autograd_on_rows(exact_world, against):
     w = exact_world
     setting = {"margin": 2.5, "weight": 0.7, "anchor": 0.2, "ridge": 1e-3, "shrink": 0.05}
-    span, objective = objective_of(w.problem, negatives=negatives, against=against, **setting)
+    span, objective = objective_of(w.problem, against=against, **setting)
     for seed in range(3):
         point = sum(objective.targets) / 3
         point = point + 0.3 * torch.randn(point.shape, generator=torch.Generator().manual_seed(seed), dtype=point.dtype)
         at = objective.evaluate(point)
         assert objective.active_share(at) > 0
         free = point.clone().requires_grad_()
-        oracle = loss_on_rows(w, span.basis @ free, negatives=negatives, against=against, **setting)
+        oracle = loss_on_rows(w, span.basis @ free, against=against, **setting)
         oracle.backward()
         assert at.value == pytest.approx(oracle.item(), rel=1e-9)
         assert (objective.gradient(point, at) - free.grad).norm() <= 1e-9 * free.grad.norm()
 
 
-@pytest.mark.parametrize(("negatives", "against"), KINDS)
+@pytest.mark.parametrize("against", AGAINST)
 @pytest.mark.parametrize("margin", [0.5, 1.2, 2.5])
-def test_loss_never_rises_and_curvature_bounds_a_step(world, negatives, against, margin):
+def test_loss_never_rises_and_curvature_bounds_a_step(world, against, margin):
     problem = world(count=5, size=30).problem
-    history = solve(problem, margin=margin, weight=2.0, negatives=negatives, against=against, steps=40).info["loss"]
+    history = solve(problem, margin=margin, weight=2.0, against=against, steps=40).info["loss"]
     assert all(after < before for before, after in pairwise(history))
-    span, objective = objective_of(problem, margin=margin, negatives=negatives, against="all")
+    span, objective = objective_of(problem, margin=margin, against="all")
     point = span.coordinates(0)
     at = objective.evaluate(point)
     found = descend(objective, point, 1)
@@ -161,12 +157,11 @@ def test_a_single_lora_has_no_negatives(world, true):
     assert (true(solution.delta) - closed).norm() <= 1e-6 * closed.norm()
 
 
-@pytest.mark.parametrize("negatives", ["swap", "paper"])
-def test_absent_and_powerless_loras(world, negatives):
+def test_absent_and_powerless_loras(world):
     w = world(count=4)
     powerless = w.problem.deltas[1].scaled(0.0)
     problem = replace(w.problem, deltas=[w.problem.deltas[0], powerless, None, w.problem.deltas[3]])
-    solution = solve(problem, negatives=negatives, steps=30)
+    solution = solve(problem, steps=30)
     assert torch.isfinite(solution.delta.dense()).all()
     history = solution.info["loss"]
     assert all(after < before for before, after in pairwise(history))
@@ -179,14 +174,6 @@ def test_dense_and_factored_inputs_agree(world, true):
     mixed = replace(problem, deltas=[Dense(problem.deltas[0].dense()), *problem.deltas[1:]])
     low, full = solve(problem, steps=3), solve(mixed, steps=3)
     assert (true(low.delta) - true(full.delta)).norm() <= 1e-6 * true(full.delta).norm()
-
-
-def test_paper_negatives_need_cross_moments(world):
-    problem = world().problem
-    problem = replace(problem, statistics=replace(problem.statistics, cross=None))
-    with pytest.raises(InputError) as caught:
-        solve(problem, negatives="paper")
-    assert caught.value.code == "no-cross-moments"
 
 
 def test_summary_of_a_push_lifts_the_accuracy(world):

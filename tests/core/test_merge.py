@@ -250,13 +250,12 @@ def test_memory_of_gradient_fusion_is_flat_in_the_number_of_loras():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("method", list(METHODS))
 def test_cuda_and_cpu_agree_whatever_the_tf32_switch_says(problems, true, method):
-    options = {"negatives": "paper"} if method == "contrastive" else {}
     before = torch.get_float32_matmul_precision()
-    cpu = merge_layers(problems, method, options, rank=RankPolicy.parse("6"))
+    cpu = merge_layers(problems, method, rank=RankPolicy.parse("6"))
     try:
         for precision in ("highest", "medium"):
             torch.set_float32_matmul_precision(precision)
-            gpu = merge_layers(problems, method, options, rank=RankPolicy.parse("6"), device="cuda")
+            gpu = merge_layers(problems, method, rank=RankPolicy.parse("6"), device="cuda")
             assert torch.get_float32_matmul_precision() == precision
             for name, layer in cpu.items():
                 oracle = true(layer.delta)

@@ -46,6 +46,8 @@ def test_text_from_a_command_line_is_converted():
         ("contrastive", {"steps": True}),
         ("contrastive", {"steps": float("inf")}),
         ("contrastive", {"negatives": "none"}),
+        ("contrastive", {"negatives": "paper"}),
+        ("gradient-fusion", {"metric": "attention"}),
         ("gradient-fusion", {"published": "perhaps"}),
         ("ties", {"density": 1.01}),
         ("dare", {"drop": 1.0}),
@@ -62,3 +64,9 @@ def test_a_wrong_option_is_named(method, given):
 def test_published_decides_over_the_rest():
     options = complete_options("gradient-fusion", {"published": True, "anchor": 0.5, "rounds": 4})
     assert (options["anchor"], options["rounds"], options["balance"], options["weighting"]) == (0.0, 0, 0, "rows")
+
+
+@pytest.mark.parametrize("method", ["gradient-fusion", "contrastive"])
+def test_options_of_old_recipes_that_change_nothing_are_read(method):
+    old = {"negatives": "swap", "metric": "output", "anchor": 0.2}
+    assert complete_options(method, old) == complete_options(method, {"anchor": 0.2})

@@ -59,16 +59,6 @@ def test_layers_have_the_standalone_host_s_names_and_weights(webui: Any, plain: 
     assert (host.info.name, host.info.family, host.info.native_size) == ("tiny_sd1", "sd1", 64)
 
 
-def test_heads_are_read_off_the_modules_or_not_known(webui: Any, plain: StandaloneHost) -> None:
-    host = webui.application.open_host(None, "auto")
-    text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
-    assert host.attention_heads(text) == plain.attention_heads(text)
-    assert host.attention_heads(LAYER) is None  # the stand-in's attentions are bare folders of layers
-    attention = webui.model.model.diffusion_model.get_submodule("input_blocks.1.1.transformer_blocks.0.attn1")
-    attention.heads = 8
-    assert webui.application.open_host(None, "auto").attention_heads(LAYER) == 8
-
-
 @pytest.mark.parametrize("cfg", [1.0, 4.0])
 def test_sampling_gives_the_standalone_host_s_latents(webui: Any, plain: StandaloneHost, cfg: float) -> None:
     host = webui.application.open_host(None, "auto")

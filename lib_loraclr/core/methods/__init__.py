@@ -30,6 +30,7 @@ _ALL: tuple[MergeMethod, ...] = (
 METHODS: dict[str, MergeMethod] = {method.name: method for method in _ALL}
 
 
+RETIRED = {"negatives": "swap", "metric": "output"}  # recipes of 0.1.0 have these, and no merge does anything else
 _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -47,6 +48,7 @@ def complete_options(method: str | MergeMethod, given: Mapping[str, Any]) -> dic
     """
     chosen = get_method(method) if isinstance(method, str) else method
     known = {option.name: option for option in chosen.options}
+    given = {name: value for name, value in given.items() if name in known or RETIRED.get(name) != value}
     for name in given:
         if name not in known:
             raise _bad(

@@ -11,7 +11,6 @@ from lib_loraclr.core.deltas import zero
 from lib_loraclr.core.fidelity import kept_on
 from lib_loraclr.core.fusion import concept_weights, fuse
 from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option, Statistics
-from lib_loraclr.core.metric import SpanMetric
 from lib_loraclr.core.span import Span
 
 FUSION_OPTIONS: tuple[Option, ...] = (
@@ -21,22 +20,9 @@ FUSION_OPTIONS: tuple[Option, ...] = (
     Option("ridge", 1e-4, "Stabiliser, as a share of the mean diagonal of the second moments.", 0.0, 10.0),
     Option("balance", 0, "Rounds of reweighting that lift the concept that is kept worst.", 0, 20),
     Option("rounds", 3, "Refinement rounds: capture again with the merged model running, add to all before.", 0, 10),
-    Option(
-        "metric",
-        "output",
-        "Errors of queries and keys count by size, or by what they change in the attention.",
-        choices=("output", "attention"),
-    ),
 )
 WEIGHTINGS = ("equal", "rows", "relative")
-PUBLISHED: dict[str, Any] = {
-    "anchor": 0.0,
-    "ridge": 1e-8,
-    "balance": 0,
-    "rounds": 0,
-    "weighting": "rows",
-    "metric": "output",
-}
+PUBLISHED: dict[str, Any] = {"anchor": 0.0, "ridge": 1e-8, "balance": 0, "rounds": 0, "weighting": "rows"}
 BALANCE_STEP = 0.5  # exponent of the multiplicative update; 1 overshoots when two concepts compete
 
 
@@ -47,36 +33,19 @@ def statistics_of(problem: LayerProblem) -> Statistics:
     return problem.statistics
 
 
-def chosen_metric(
-    span: Span, problem: LayerProblem, options: Mapping[str, Any]
-) -> tuple[SpanMetric | None, dict[str, Any]]:
-    """The metric that the options ask for, None the plain one, and what the solution's info says about it."""
-    if options["metric"] == "output":
-        return None, {}
-    if problem.metric is None:
-        reason = problem.plain_because
-        return None, {"metric": "output", "metric_reason": reason} if reason else {}
-    return SpanMetric.of(span, problem.metric), {"metric": options["metric"]}
-
-
 def balanced_fusion(
-    span: Span,
-    problem: LayerProblem,
-    weights: Tensor,
-    options: Mapping[str, Any],
-    metric: SpanMetric | None = None,
+    span: Span, problem: LayerProblem, weights: Tensor, options: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """Closed form, then rounds of w_i *= (lost_i / mean lost)^1/2; the round that keeps the worst concept best wins.
 
-    What is kept is measured as in the report, whatever the metric. Returns coordinates (q, in) and the weights (N,)
-    that made them.
+    What is kept is measured as in the report. Returns coordinates (q, in) and the weights (N,) that made them.
     """
     statistics = statistics_of(problem)
-    coordinates = fuse(span, statistics, weights, options["anchor"], options["ridge"], metric)
+    coordinates = fuse(span, statistics, weights, options["anchor"], options["ridge"])
     best, best_worst = (coordinates, weights), -float("inf")
     for turn in range(options["balance"] + 1 if options["balance"] else 0):
         if turn:
-            coordinates = fuse(span, statistics, weights, options["anchor"], options["ridge"], metric)
+            coordinates = fuse(span, statistics, weights, options["anchor"], options["ridge"])
         kept = kept_on(problem.deltas, span.delta(coordinates), statistics.concepts)
         worst = float(kept.nan_to_num(1.0).min())
         if worst > best_worst:
@@ -88,10 +57,7 @@ def balanced_fusion(
 
 
 class GradientFusion(MergeMethod):
-    """argmin_dW sum_i w_i |(dW - dW_i) X_i|^2 with neutral anchor and ridge; exactly low rank.
-
-    No iteration in the plain metric; in the attention metric conjugate gradients, see `fusion.fuse`.
-    """
+    """argmin_dW sum_i w_i |(dW - dW_i) X_i|^2 with neutral anchor and ridge; exactly low rank, without iteration."""
 
     name = "gradient-fusion"
     summary = "Solves for the one LoRA whose effect on each concept's features is closest to that concept's own LoRA."
@@ -108,16 +74,14 @@ class GradientFusion(MergeMethod):
         return {**options, **PUBLISHED} if options["published"] else options
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
-        """dW = (sum_i w_i dW_i C_i) G^-1 (plain metric) in the span of the up factors: rank at most the sum of ranks.
+        """dW = (sum_i w_i dW_i C_i) G^-1 in the span of the up factors: rank at most the sum of ranks.
 
-        info has the weights, and `metric` ("output" with a `metric_reason`) for a query or key layer that could have
-        had the attention metric.
+        info has the weights.
         """
         if all(delta is None for delta in problem.deltas):
             return LayerSolution(zero(problem.shape))
         span = Span.of(problem)
-        metric, about = chosen_metric(span, problem, options)
-        weights = concept_weights(span, problem.deltas, statistics_of(problem), options["weighting"], metric)
-        coordinates, weights = balanced_fusion(span, problem, weights, options, metric)
-        info = {"weights": [round(weight, 6) for weight in weights.tolist()], **about}
+        weights = concept_weights(span, problem.deltas, statistics_of(problem), options["weighting"])
+        coordinates, weights = balanced_fusion(span, problem, weights, options)
+        info = {"weights": [round(weight, 6) for weight in weights.tolist()]}
         return LayerSolution(span.delta(coordinates), info)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.hosts.heads import head_counts
 from lib_loraclr.model import ModelInfo, Progress, SampleRequest
 from lib_loraclr.samplers import SAMPLERS, Schedule, first_noise, initial_noise
 
@@ -33,7 +32,6 @@ class StandaloneHost:
         weight = next(unet.parameters())
         self._info = ModelInfo(name, architecture.family, sha256, architecture.native_size, weight.device, weight.dtype)
         self._layers = _named_layers(unet, encoders)
-        self._heads = head_counts([unet, *encoders])
         self._rows: slice | None = None
         self.prediction = prediction or self._ask_prediction()
         self.schedule = Schedule(*architecture.beta_range, architecture.train_steps, self.prediction)
@@ -57,10 +55,6 @@ class StandaloneHost:
         if name not in self._layers:
             raise InputError("unknown-layer", f"{self._info.name} has no layer {name}.", file=self._info.name, key=name)
         return self._layers[name].weight.detach().to("cpu", torch.float32, copy=True)
-
-    def attention_heads(self, name: str) -> int | None:
-        """Number of heads of the attention that a layer belongs to; None for a layer of none."""
-        return self._heads.get(id(self._layers.get(name)))
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:

@@ -16,7 +16,6 @@ from modules import devices, processing, prompt_parser, sd_models
 from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError, LoraclrError
-from lib_loraclr.hosts.heads import head_counts
 from lib_loraclr.hosts.webui.conditioning import Conditioning
 from lib_loraclr.hosts.webui.words import RunningWords, word_mask
 from lib_loraclr.model import ModelInfo, Progress, SampleRequest
@@ -30,16 +29,14 @@ Denoiser = Callable[[Tensor, Sequence[int]], Tensor]  # latents of all rows, tra
 class WebuiHost:
     """The model that is loaded now; a job that finds another one in its place ends with "checkpoint-switched".
 
-    Subclasses set `model`, `_info`, `_layers`, `_attentions` (the modules that hold them), `_tokenizer` (what cuts
-    prompts into chunks), `_called` (the modules that are called once per chunk), `_texts` (the modules that encode
-    prompts), `_diffusion` (the UNet) and `_schedule`, and implement `_denoiser`, `_text_scope`, `_model_scope` and
-    `_gradients`.
+    Subclasses set `model`, `_info`, `_layers`, `_tokenizer` (what cuts prompts into chunks), `_called` (the modules
+    that are called once per chunk), `_texts` (the modules that encode prompts), `_diffusion` (the UNet) and
+    `_schedule`, and implement `_denoiser`, `_text_scope`, `_model_scope` and `_gradients`.
     """
 
     model: Any
     _info: ModelInfo
     _layers: dict[str, nn.Module]
-    _attentions: Sequence[nn.Module]
     _tokenizer: Any
     _called: Sequence[nn.Module]
     _texts: Sequence[nn.Module]
@@ -51,7 +48,6 @@ class WebuiHost:
         self._checkpoint = model.sd_checkpoint_info
         self._words = RunningWords()
         self._rows: slice | None = None
-        self._heads: dict[int, int] | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -61,12 +57,6 @@ class WebuiHost:
     def layers(self) -> Mapping[str, nn.Module]:
         """Every linear layer and convolution of UNet and text encoders by its canonical name."""
         return self._layers
-
-    def attention_heads(self, name: str) -> int | None:
-        """Number of heads of the attention that a layer belongs to; None where the WebUI's modules do not say."""
-        if self._heads is None:
-            self._heads = head_counts([*self._attentions, *self._layers.values()])
-        return self._heads.get(id(self._layers.get(name)))
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """The WebUI's own conditioning, with its emphasis, clip skip and embeddings."""

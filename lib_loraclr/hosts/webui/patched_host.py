@@ -46,7 +46,6 @@ class PatchedHost(WebuiHost):
                 self._owners[id(module)] = original.clip.patcher, f"{stem}.{name}.weight"
         self._called = [encoder for _, encoder in encoders]
         self._texts, self._diffusion = self._called, unet
-        self._attentions = [unet, *self._called]
         self._schedule = Schedule.of_sigmas(sigmas)
 
     def base_weight(self, name: str) -> Tensor:

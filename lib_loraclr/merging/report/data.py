@@ -98,7 +98,7 @@ class MergeReport:
         return {"groups": names, "kept": kept}
 
     def solver(self) -> dict[str, Any]:
-        """What the layers' solvers said, pooled: mean loss by step, shares of active hinges, layers by metric."""
+        """What the layers' solvers said, pooled: mean loss by step, shares of active hinges."""
         histories = [layer.info["loss"] for layer in self.layers.values() if layer.info.get("loss")]
         result: dict[str, Any] = {}
         if histories:
@@ -109,9 +109,6 @@ class MergeReport:
             shares = [float(layer.info[name]) for layer in self.layers.values() if name in layer.info]
             if shares:
                 result[name] = finite(sum(shares) / len(shares))
-        metrics = [layer.info["metric"] for layer in self.layers.values() if "metric" in layer.info]
-        if metrics:
-            result["metric"] = {name: metrics.count(name) for name in sorted(set(metrics))}
         return result
 
     def ranks(self) -> dict[str, int]:

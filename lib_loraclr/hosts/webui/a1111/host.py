@@ -32,7 +32,6 @@ class A1111Host(WebuiHost):
         self._called, self._tokenizer = [text.called for text in texts], texts[0].tokenizer
         self._texts, self._diffusion = [text_root(model)], model.model.diffusion_model
         self._layers = unet_layers(self._diffusion)
-        self._attentions = [self._diffusion, *self._encoders]
         self._separated = {n: open_clip_layers(n, text.encoder) for n, text in enumerate(texts) if text.open_clip}
         for number, text in enumerate(texts):
             self._layers |= self._separated[number] if text.open_clip else text_layers(number, text.encoder)
