@@ -63,6 +63,19 @@ class Progress(Protocol):
         ...
 
 
+class SilentProgress:
+    """A Progress that nobody watches and nobody cancels."""
+
+    def phase(self, name: str, steps: int) -> None:
+        """Nothing."""
+
+    def step(self, text: str = "") -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+
 class DiffusionHost(Protocol):
     """A loaded text-to-image model whose layers can be hooked while its own sampler runs."""
 

@@ -20,6 +20,7 @@ from lib_loraclr.frontends.api.requests import entry_of, merge_options, names_of
 from lib_loraclr.frontends.api.schema import schema
 from lib_loraclr.frontends.api.work import Work
 from lib_loraclr.merging.overlap import KINDS, overlap
+from lib_loraclr.model import SilentProgress
 from lib_loraclr.version import __version__
 
 PREFIX = "/loraclr/v1"
@@ -107,7 +108,7 @@ class Routes:
             raise InputError("bad-option", f"kind must be one of {', '.join(KINDS)}.", key="kind")
         files = [entry.path for entry in names_of(self.application.catalogue, body)]
         try:
-            found = overlap(files, kind=kind, progress=_Silent())
+            found = overlap(files, kind=kind, progress=SilentProgress())
         except InputError as error:
             if error.code != "needs-checkpoint":
                 raise
@@ -135,14 +136,3 @@ class Routes:
     def cancel(self, task: str) -> dict[str, Any]:
         """Ask a merge to stop; it ends at its next step with the error "cancelled"."""
         return {"cancelled": self.work.cancel(task)}
-
-
-class _Silent:
-    def phase(self, name: str, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, text: str = "") -> None:
-        """Nothing."""
-
-    def message(self, text: str) -> None:
-        """Nothing."""

@@ -32,11 +32,11 @@ DESCRIPTION = """Compare, on the same prompts and seeds, what every LoRA does al
 what merged files do. Pictures, numbers and a page go into one folder; an evaluation that was stopped goes on."""
 
 EXAMPLES = """examples:
-  python -m lib_loraclr evaluate --checkpoint model.safetensors --clip clip-vit-base-patch32 --face insightface \\
+  %(prog)s --checkpoint model.safetensors --clip clip-vit-base-patch32 --face insightface \\
       --lora anna.safetensors --trigger "anna woman" --references photos/anna \\
       --lora ben.safetensors --trigger "ben man" --references photos/ben \\
       --merged both.safetensors --stacked --out evaluation
-  python -m lib_loraclr evaluate miniature/concepts.json --concept otto --concept zelda --merged merged.safetensors \\
+  %(prog)s miniature/concepts.json --concept otto --concept zelda --merged merged.safetensors \\
       --out evaluation
 
 Without meters (--embedder, --clip, --face) there are only pictures and drift. Show the folder to people with

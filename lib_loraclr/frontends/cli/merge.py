@@ -33,10 +33,10 @@ Data-driven methods run the checkpoint with each LoRA in turn to see what it doe
 all of it at once. Model-free methods only do arithmetic on the files and need no checkpoint."""
 
 EXAMPLES = """examples:
-  python -m lib_loraclr merge --checkpoint model.safetensors --lora anna.safetensors --trigger "anna" \\
+  %(prog)s --checkpoint model.safetensors --lora anna.safetensors --trigger "anna" \\
       --lora ben.safetensors:0.9 --trigger "ben" --out both.safetensors --report report
-  python -m lib_loraclr merge --method sum --lora a.safetensors:0.7 --lora b.safetensors:0.5:0 --out sum.safetensors
-  python -m lib_loraclr merge recipe.json --rank 32 --out small.safetensors
+  %(prog)s --method sum --lora a.safetensors:0.7 --lora b.safetensors:0.5:0 --out sum.safetensors
+  %(prog)s recipe.json --rank 32 --out small.safetensors
 """
 
 SIMPLE = ("method", "preset", "rank", "dtype", "device", "seed")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 from lib_loraclr.core.errors import InputError
@@ -19,9 +21,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    """The parser of `python -m lib_loraclr`."""
+    """The parser of `loraclr`, which a checkout that is not installed starts as `python -m lib_loraclr`."""
     parser = Parser(
-        prog="python -m lib_loraclr",
+        prog="loraclr" if Path(sys.argv[0]).stem == "loraclr" else "python -m lib_loraclr",
         description="Merge several LoRAs into one that keeps each of them.",
         epilog="Exit status: 0 done, 2 wrong input, 1 failure, 130 cancelled with Ctrl-C (nothing is written).",
         allow_abbrev=False,

@@ -11,13 +11,15 @@ from lib_loraclr.app.application import Application
 from lib_loraclr.frontends.gradio_compat import js
 from lib_loraclr.frontends.tab.tab import build_tab
 
-ROOT = Path(__file__).resolve().parents[3]
+PACKAGE = Path(__file__).resolve().parents[2]
+# Where style.css and javascript/ are: inside an installed package (pyproject.toml), else in the extension's folder.
+FILES = next(folder for folder in (PACKAGE / "assets", PACKAGE.parent) if (folder / "style.css").is_file())
 
 
 def build_page(application: Application) -> gr.Blocks:
     """The tab with the extension's own style.css and script."""
-    style = (ROOT / "style.css").read_text(encoding="utf-8")
-    script = (ROOT / "javascript" / "loraclr_tab.js").read_text(encoding="utf-8")
+    style = (FILES / "style.css").read_text(encoding="utf-8")
+    script = (FILES / "javascript" / "loraclr_tab.js").read_text(encoding="utf-8")
     page = build_tab(application)
     with page:
         page.load(None, None, None, **js(_loader(style, script)))

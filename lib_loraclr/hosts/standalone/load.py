@@ -64,7 +64,7 @@ def _require_packages() -> None:
         raise InputError(
             "missing-dependency",
             f"Running a checkpoint without a WebUI needs the package {error.name}: "
-            "pip install -r requirements/standalone.txt.",
+            'in the folder of this project, pip install ".[standalone]" brings it.',
         ) from error
 
 
