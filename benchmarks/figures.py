@@ -15,12 +15,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from benchmarks.labels import is_main, label
-from lib_loraclr.evaluation.curves import SCALE, Chart, Series, font, to_image, to_svg
+from lib_loraclr.evaluation.curves import SCALE, Chart, Series, font, to_image
 from lib_loraclr.evaluation.folder import EvaluationFolder
-from lib_loraclr.evaluation.page import EXPLAINED, HEAD, document, html_table, section, sheet
+from lib_loraclr.evaluation.page import EXPLAINED, HEAD, Section, document, picture, sheet, table
 from lib_loraclr.formats.output import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,14 +120,14 @@ def by_value(rows: Rows, parameter: str) -> Chart:
     return Chart(f"The contrastive merge with another {parameter}", parameter, "cosine or share", series, ticks, level)
 
 
-def summary_table(rows: Rows, labels: Mapping[str, str], n: int) -> str:
+def summary_table(rows: Rows, labels: Mapping[str, str], n: int) -> Markup:
     """One line per way at one N, mean over draws."""
     lines = []
     for key, by_n in grouped(rows).items():
         if n in by_n:
             found = [mean_and_spread(row[measure] for row in by_n[n]) for measure in FIELDS]
             lines.append((labels.get(key, key), *(None if f is None else f[0] for f in found)))
-    return html_table(HEAD, lines)
+    return table(HEAD, lines)
 
 
 FIELDS = ("text", "image", "identity_cosine", "identity_rate", "worst_identity_cosine", "drift")
@@ -172,30 +173,33 @@ def write_fidelity(out: Path, folder: EvaluationFolder | None) -> None:
     if not rows:
         return
     labels, keys = labels_of(rows), main_keys(rows)
-    body = ["<h1>What merges keep</h1>", _stick(details["stick"])]
+    sections = [_stick(details["stick"])]
     for measure in MEASURES:
         if all(row[measure] is None for row in rows):
             continue
         chart = by_count(rows, labels, measure, keys)
-        to_image(chart).save(out / f"fidelity-{measure}.png", optimize=True)
-        body.append(section(chart.title, "Bars: one standard deviation over draws.", to_svg(chart)))
+        sections.append(_figure(chart.title, chart, out / f"fidelity-{measure}.png"))
     counts = sorted({row["n"] for row in rows})
-    body += [section(f"{n} LoRAs", EXPLAINED, summary_table(rows, labels, n)) for n in counts]
-    body.append(_combinations(read_json(out / "combinations.json"), labels))
+    sections += [Section(f"{n} LoRAs", EXPLAINED, summary_table(rows, labels, n)) for n in counts]
+    sections += _combinations(read_json(out / "combinations.json"), labels)
     if folder is not None:
         names = [labels[key] for key in keys]
         picture_grid(folder, ["single LoRAs", *(n for n in names if n != "single LoRAs")][:9]).save(
             out / "fidelity-pictures.png", optimize=True
         )
-        body.append(section("Pictures", "The same prompts and seeds in every column.", sheet(folder, names)))
-    settings = html_table(
-        ("setting", "value"), [(name, json.dumps(value)) for name, value in details["settings"].items()]
-    )
-    body.append(section("Settings", "All that the numbers depend on.", settings))
-    write_text(out / "fidelity.html", document("What merges keep", body))
+        sections.append(Section("Pictures", "The same prompts and seeds in every column.", sheet(folder, names)))
+    settings = table(("setting", "value"), [(name, json.dumps(value)) for name, value in details["settings"].items()])
+    sections.append(Section("Settings", "All that the numbers depend on.", settings))
+    write_text(out / "fidelity.html", document("What merges keep", sections))
 
 
-def _stick(stick: Mapping[str, Any]) -> str:
+def _figure(title: str, chart: Chart, path: Path) -> Section:
+    """The section of a chart, which is written as PNG too."""
+    to_image(chart).save(path, optimize=True)
+    return Section(title, "Bars: one standard deviation over draws.", picture(chart.title, path))
+
+
+def _stick(stick: Mapping[str, Any]) -> Section:
     rows = [
         (f"{group.replace('_', ' ')}: {name.replace('_', ' ')}", value)
         for group, values in stick.items()
@@ -206,12 +210,12 @@ def _stick(stick: Mapping[str, Any]) -> str:
         "against pictures that went through the autoencoder, as generated ones do. Parameters: rank correlation of "
         "cosine and number of equal drawing parameters."
     )
-    return section("The measuring stick", text, html_table(("number", "value"), rows))
+    return Section("The measuring stick", text, table(("number", "value"), rows))
 
 
-def _combinations(rows: Rows, labels: Mapping[str, str]) -> str:
+def _combinations(rows: Rows, labels: Mapping[str, str]) -> list[Section]:
     if not rows:
-        return ""
+        return []
     lines = []
     for name in dict.fromkeys(row["combination"] for row in rows):
         for key in dict.fromkeys(key_of(row) for row in rows):
@@ -219,23 +223,22 @@ def _combinations(rows: Rows, labels: Mapping[str, str]) -> str:
             found = [mean_and_spread(row[field] for row in mine) for field in FIELDS]
             lines.append((name, labels.get(key, key), *(None if f is None else f[0] for f in found)))
     text = "Pairs of kinds. For a style the identity is the style's; style + character is drawn in the style."
-    return section("Combinations", text, html_table(("combination", *HEAD), lines))
+    return [Section("Combinations", text, table(("combination", *HEAD), lines))]
 
 
 def write_ablation(out: Path) -> None:
     """PNG curves and the page of the ablation."""
     rows = read_json(out / "ablation.json")
-    body = ["<h1>What each part of the contrastive merge is worth</h1>"]
+    sections: list[Section] = []
     for parameter in dict.fromkeys(row["parameter"] for row in rows):
         if parameter in ("single", "default"):
             continue
         chart = by_value(rows, parameter)
-        to_image(chart).save(out / f"ablation-{parameter}.png", optimize=True)
-        body.append(section(parameter.replace("_", " "), "Bars: one standard deviation over draws.", to_svg(chart)))
+        sections.append(_figure(parameter.replace("_", " "), chart, out / f"ablation-{parameter}.png"))
     lines = [(row["parameter"], str(row["value"]), row["n"], row["draw"], *(row[f] for f in FIELDS)) for row in rows]
     head = ("parameter", "value", "N", "draw", *HEAD[1:])
-    body.append(section("All rows", EXPLAINED, html_table(head, lines)))
-    write_text(out / "ablation.html", document("Ablation", body))
+    sections.append(Section("All rows", EXPLAINED, table(head, lines)))
+    write_text(out / "ablation.html", document("What each part of the contrastive merge is worth", sections))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,8 @@ GROUND = {
     "opening",
     "reading",
     "timing",
+    "html",
+    "charts",
 }  # files of lib_loraclr itself: what every layer stands on
 # layer -> layers of lib_loraclr it may import besides itself and GROUND
 ARROWS = {
@@ -46,7 +48,7 @@ ARROWS = {
 }
 HOST_MODULES = {"modules", "modules_forge", "backend", "networks", "ldm_patched", "diffusers", "transformers"}
 THIRD_PARTY = {
-    "": {"torch"},
+    "": {"torch", "jinja2", "markupsafe", "PIL"},
     "core": {"torch"},
     "regional": {"torch", "PIL"},
     "formats": {"torch", "safetensors", "numpy"},
@@ -54,7 +56,7 @@ THIRD_PARTY = {
     "distill": {"torch"},
     "merging": {"torch"},
     "generation": {"torch", "PIL"},
-    "evaluation": {"torch", "numpy", "PIL"},
+    "evaluation": {"torch", "numpy", "PIL", "markupsafe"},
     "app": {"torch"},
 }
 GENERIC_NAMES = {"utils", "lib", "core", "common", "helpers", "conftest", "setup", "tests", "scripts"}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from lib_loraclr.evaluation.curves import STYLE as CURVE_STYLE
+from lib_loraclr.charts import heat_map
 from lib_loraclr.evaluation.folder import EvaluationFolder
-from lib_loraclr.merging.report.charts import heat_map
-from lib_loraclr.merging.report.html import STYLE
+from lib_loraclr.html import data_address, fragment, picture_address, render
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 THUMBNAIL = 128
 SHOWN = 2  # pictures of a concept and way
@@ -26,44 +25,29 @@ EXPLAINED = (
     "at which held-out identities are told apart best; worst: the concept that fares worst. Drift: how far pictures of "
     "neutral prompts moved, in units of what another seed changes; 0 is not at all."
 )
-GRID = (
-    "main{max-width:none}.sheet{display:grid;gap:.35rem;align-items:start}.sheet b{font-weight:600;font-size:.8rem;"
-    "color:var(--soft);overflow-wrap:anywhere}.sheet img{width:100%;display:block;border-radius:4px;margin-bottom:3px}"
-    ".sheet span{font-size:.8rem;align-self:center}"
-)
 
 
-def document(title: str, body: Sequence[str], extra_style: str = "") -> str:
+class Section(NamedTuple):
+    """A heading, a sentence, and what it is about: a table, a chart, pictures."""
+
+    title: str
+    text: str
+    content: Markup
+
+
+def document(title: str, sections: Sequence[Section], about: str = "") -> Markup:
     """A self-contained page in the style of the merge report."""
-    policy = "default-src 'none';style-src 'unsafe-inline';img-src data:"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{escape(title)}</title><style>{STYLE}{CURVE_STYLE}{GRID}{extra_style}</style></head>"
-        f"<body>{''.join(body)}</body></html>\n"
-    )
+    return render("evaluation.html", title=title, about=about, sections=sections)
 
 
-def html_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
     """Numbers to the right with three digits; None is a dash."""
-    numeric = [all(isinstance(row[k], int | float | None) for row in rows) for k in range(len(head))]
-    mark = [' class="n"' if number else "" for number in numeric]
-    top = "".join(f"<th{mark[k]}>{escape(name)}</th>" for k, name in enumerate(head))
-    lines = ["".join(f"<td{mark[k]}>{_cell(value)}</td>" for k, value in enumerate(row)) for row in rows]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return fragment("parts.html", "table", head, rows)
 
 
-def _cell(value: Any) -> str:
-    if value is None or value == "":
-        return "&ndash;"
-    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
-
-
-def section(title: str, text: str, content: str) -> str:
-    """A heading, a sentence, and what it is about."""
-    return f'<h2>{escape(title)}</h2><p>{escape(text)}</p><div class="scroll">{content}</div>'
+def picture(title: str, path: Path) -> Markup:
+    """A PNG file inside the page."""
+    return fragment("parts.html", "image", title, data_address(path.read_bytes(), "png"))
 
 
 def render_page(folder: EvaluationFolder) -> str:
@@ -76,53 +60,53 @@ def render_page(folder: EvaluationFolder) -> str:
         f"{len(data['concepts'])} concepts on {settings.get('checkpoint', 'a model')}, {settings.get('pictures', '?')} "
         f"pictures each, seeds from {settings.get('seed', '?')}"
     )
-    body = [
-        "<h1>Evaluation</h1>",
-        f'<p class="soft">{escape(about)}</p>',
-        section("What is kept", EXPLAINED, html_table(HEAD, rows)),
-        _by_concept(data, labels),
-        section("Pictures", "The same prompts and seeds in every column.", sheet(folder)),
+    sections = [
+        Section("What is kept", EXPLAINED, table(HEAD, rows)),
+        *_by_concept(data, labels),
+        Section("Pictures", "The same prompts and seeds in every column.", sheet(folder)),
     ]
     if "calibration" in data:
-        found = [(name.replace("_", " "), value) for name, value in data["calibration"].items()]
+        numbers = [(name.replace("_", " "), value) for name, value in data["calibration"].items()]
         text = "How well the identity embedder tells held-out identities apart."
-        body.append(section("The measuring stick", text, html_table(("number", "value"), found)))
-    return document("Evaluation", body)
+        sections.append(Section("The measuring stick", text, table(("number", "value"), numbers)))
+    return document("Evaluation", sections, about)
 
 
-def _by_concept(data: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+def _by_concept(data: Mapping[str, Any], labels: Mapping[str, str]) -> list[Section]:
+    """One section, or none where identity was not measured."""
     scores: Mapping[str, Any] = data.get("scores", {})
     names = [concept["name"] for concept in data["concepts"]]
     ways = [name for name in labels if name in scores]
-    table = [[scores[way][k]["identity_cosine"] for way in ways] for k in range(len(names))]
-    if not ways or all(value is None for row in table for value in row):
-        return ""
-    chart = heat_map("Identity by concept and method", names, [labels[way] for way in ways], table, low=0, high=1)
-    return section("Identity by concept", "Mean cosine to the concept's reference pictures.", chart)
+    values = [[scores[way][k]["identity_cosine"] for way in ways] for k in range(len(names))]
+    if not ways or all(value is None for row in values for value in row):
+        return []
+    chart = heat_map("Identity by concept and method", names, [labels[way] for way in ways], values, low=0, high=1)
+    return [Section("Identity by concept", "Mean cosine to the concept's reference pictures.", chart)]
 
 
-def sheet(folder: EvaluationFolder, ways: Sequence[str] = (), shown: int = SHOWN) -> str:
+def sheet(folder: EvaluationFolder, ways: Sequence[str] = (), shown: int = SHOWN) -> Markup:
     """Rows: concepts; columns: reference, then every way (or those named)."""
     chosen = [way for way in folder.data["ways"] if not ways or way["name"] in ways]
-    parts = ["<b>concept</b>", "<b>reference</b>", *(f"<b>{escape(way['label'])}</b>" for way in chosen)]
-    for concept in folder.data["concepts"]:
-        parts.append(f"<span>{escape(concept['name'])}</span>")
-        parts.append(f"<div>{''.join(_image(folder.path, file) for file in concept['references'][:shown])}</div>")
-        for way in chosen:
-            files = way["pictures"].get(concept["name"], [])[:shown]
-            parts.append(f"<div>{''.join(_image(folder.path, file) for file in files)}</div>")
-    width = f"5.5rem repeat({len(chosen) + 1},minmax(4.5rem,{THUMBNAIL}px))"
-    return f'<div class="sheet" style="grid-template-columns:{width}">{"".join(parts)}</div>'
+    rows = [
+        (
+            concept["name"],
+            [
+                _pictures(folder.path, files[:shown])
+                for files in (concept["references"], *(way["pictures"].get(concept["name"], []) for way in chosen))
+            ],
+        )
+        for concept in folder.data["concepts"]
+    ]
+    return fragment("parts.html", "sheet", [way["label"] for way in chosen], rows, THUMBNAIL)
 
 
-def _image(root: Path, file: str) -> str:
-    path = root / file
-    if not path.is_file():
-        return ""
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-    small.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=88)
-    data = base64.b64encode(stream.getvalue()).decode("ascii")
-    return f'<img alt="{escape(path.stem)}" src="data:image/jpeg;base64,{data}">'
+def _pictures(root: Path, files: Sequence[str]) -> list[tuple[str, str]]:
+    """(alternative text, address) of a small copy of every file that is there."""
+    pictures: list[tuple[str, str]] = []
+    for path in (root / file for file in files):
+        if path.is_file():
+            with Image.open(path) as image:
+                small = image.convert("RGB")
+            small.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+            pictures.append((path.stem, picture_address(small)))
+    return pictures

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from lib_loraclr.charts import colour, dot_plot, heat_map
+from lib_loraclr.html import TEMPLATES
 from lib_loraclr.merging.report import render_html
-from lib_loraclr.merging.report.charts import colour, dot_plot, heat_map
-from lib_loraclr.merging.report.groups import KINDS, block_of, block_order, kind_of
-from lib_loraclr.merging.report.html import STYLE
+from lib_loraclr.merging.report.data import KINDS, block_of, block_order, kind_of
 
 EVIL = "<script>alert('x')</script>\"&"
 
@@ -119,7 +119,8 @@ def test_six_ways_have_six_marks() -> None:
     legend = re.findall(r'class="mark (m\d)" transform="[^"]*">(<[^/]*/>)<', plot)
     assert len(set(legend)) == 6
     page = (Path(__file__).resolve().parents[2] / "style.css").read_text().replace(" ", "")
-    assert all(f".m{number}{{fill:var(--m{number})" in text for number in range(6) for text in (STYLE, page))
+    report_style = (TEMPLATES / "report.css").read_text().replace(" ", "")
+    assert all(f".m{number}{{fill:var(--m{number})" in text for number in range(6) for text in (report_style, page))
 
 
 @pytest.mark.parametrize(

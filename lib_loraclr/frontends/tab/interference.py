@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from lib_loraclr.charts import heat_map
 from lib_loraclr.core.errors import Cancelled, LoraclrError
 from lib_loraclr.frontends.words import note, tag
 from lib_loraclr.merging.overlap import overlap
-from lib_loraclr.merging.report.charts import heat_map
 
 Version = tuple[Path, int, int]
 SOME, MUCH = 0.05, 0.25  # cosines of the weight changes

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from lib_loraclr.charts import dot_plot, heat_map
 from lib_loraclr.formats import FileWarning
 from lib_loraclr.frontends.tab.choices import Choice
 from lib_loraclr.frontends.words import note, size_text, tag, time_text
 from lib_loraclr.merging.outcome import ConceptOutcome, MergeOutcome
-from lib_loraclr.merging.report.charts import dot_plot, heat_map
 
 HALF = 0.5
 LEVELS = ((0.75, "good", "well"), (HALF, "fair", "mostly"), (0.2, "poor", "partly"), (-math.inf, "poor", "lost"))

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from lib_loraclr.merging.report.data import MergeReport, Variant
-from lib_loraclr.merging.report.html import render_html
+from lib_loraclr.merging.report.view import render_html
 
 __all__ = ["MergeReport", "Variant", "render_html"]
