@@ -1,9 +1,24 @@
 """The regional prompter as the WebUI sees it: a script that is always there, its callbacks, and nothing else."""
 
+from functools import cache
+
 from modules import scripts
 
 # A1111 takes our folder off sys.path after this file; the package stays because it is imported by then.
 from lib_loraclr.hosts.webui.callbacks import register
+
+
+@cache
+def regional():
+    """What the script does; made when it is first needed. None in a WebUI of another family."""
+    from lib_loraclr.core.errors import InputError
+    from lib_loraclr.frontends.panel.script import RegionalScript
+    from lib_loraclr.hosts.detect import webui_application
+
+    try:
+        return RegionalScript(webui_application().regional())
+    except InputError:  # the tab says why
+        return None
 
 
 class LoraclrRegional(scripts.Script):
@@ -15,61 +30,35 @@ class LoraclrRegional(scripts.Script):
         return "LoRACLR Regional"
 
     def show(self, is_img2img):
-        return scripts.AlwaysVisible
+        return False if regional() is None else scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        from lib_loraclr.hosts.webui.regional_script import build_ui
+        return regional().build(self, is_img2img)
 
-        return build_ui(self, is_img2img)
+    def process(self, p, *args):
+        regional().begin(p, args)
 
-    def process(self, p, *given):
-        from lib_loraclr.hosts.webui.regional_script import begin
+    def before_process_batch(self, p, *args, prompts=None, **kwargs):
+        regional().before_batch(p, prompts if prompts is not None else p.prompts)
 
-        begin(p, given)
+    def process_batch(self, p, *args, **kwargs):
+        regional().before_sampling(p)
 
-    def before_process_batch(self, p, *given, prompts=None, **kwargs):
-        from lib_loraclr.hosts.webui.regional_script import before_batch
+    def process_before_every_sampling(self, p, *args, x=None, **kwargs):
+        regional().start_pass(p, x)
 
-        before_batch(p, prompts if prompts is not None else p.prompts)
-
-    def process_batch(self, p, *given, **kwargs):
-        from lib_loraclr.hosts.webui.regional_script import before_sampling
-
-        before_sampling(p)
-
-    def process_before_every_sampling(self, p, *given, x=None, **kwargs):
-        from lib_loraclr.hosts.webui.regional_script import start_pass
-
-        start_pass(p, x)
-
-    def postprocess(self, p, processed, *given):
-        from lib_loraclr.hosts.webui.regional_script import end
-
-        end(p)
+    def postprocess(self, p, processed, *args):
+        regional().end(p)
 
 
-def cfg_denoiser(params):
-    from lib_loraclr.hosts.webui.regional_script import denoiser
+def calling(name):
+    """A callback that is a method of `regional()`."""
 
-    denoiser(params)
+    def call(*args):
+        if regional() is not None:
+            getattr(regional(), name)(*args)
 
-
-def cfg_denoised(params):
-    from lib_loraclr.hosts.webui.regional_script import denoised
-
-    denoised(params)
-
-
-def infotext_pasted(infotext, params):
-    from lib_loraclr.hosts.webui.regional_script import pasted
-
-    pasted(infotext, params)
-
-
-def before_ui():
-    from lib_loraclr.hosts.webui.regional_axes import add_axes
-
-    add_axes()
+    return call
 
 
 def app_started(_demo, app):
@@ -83,9 +72,9 @@ def app_started(_demo, app):
 
 register(
     __file__,
-    cfg_denoiser=cfg_denoiser,
-    cfg_denoised=cfg_denoised,
-    infotext_pasted=infotext_pasted,
-    before_ui=before_ui,
+    cfg_denoiser=calling("step"),
+    cfg_denoised=calling("guide"),
+    infotext_pasted=calling("pasted"),
+    before_ui=calling("add_axes"),
     app_started=app_started,
 )

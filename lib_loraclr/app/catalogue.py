@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lib_loraclr.app.application import CatalogueEntry
+from lib_loraclr.app.application import Catalogue, CatalogueEntry
+from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import read_sidecar
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")  # the WebUI's order: <stem>.png, then <stem>.preview.png
@@ -45,6 +46,19 @@ class FolderCatalogue:
                 name = path.relative_to(self._folder).with_suffix("").as_posix()
             found[name] = CatalogueEntry(name, path, thumbnail_of(path), read_sidecar(path))
         return sorted(found.values(), key=lambda entry: entry.name.lower())
+
+
+def entry_of(catalogue: Catalogue, name: object) -> CatalogueEntry:
+    """The LoRA of that name; the folder is read again once for a new file. Raises InputError "unknown-lora".
+
+    The only look-up for names from requests, layouts and pictures: they are compared, and never become paths.
+    """
+    if isinstance(name, str):
+        for refresh in (False, True):
+            for entry in catalogue.entries(refresh=refresh):
+                if entry.name == name:
+                    return entry
+    raise InputError("unknown-lora", f"There is no LoRA named {str(name)[:80]!r}.", key="loras")
 
 
 def lora_files(folder: Path) -> Iterator[Path]:

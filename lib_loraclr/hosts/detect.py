@@ -18,6 +18,8 @@ _application: WebuiApplication | None = None
 def webui_application() -> WebuiApplication:
     """The one `Application` of this process: Reload UI gets the same, so that jobs and their states survive it.
 
+    Its `regional()` is the port of the regional prompter.
+
     Raises InputError "unsupported-host" outside a WebUI and in one whose models nobody here can run.
     """
     global _application

@@ -117,8 +117,6 @@ def install(monkeypatch: Any, model: Any) -> SimpleNamespace:
         "modules.extra_networks": SimpleNamespace(parse_prompt=parse_prompt),
         "modules.sd_unet": SimpleNamespace(current_unet=None),
         "modules.processing": SimpleNamespace(),
-        "modules.infotext_utils": SimpleNamespace(),
-        "modules.ui_components": SimpleNamespace(),
     }
     for name, module in parts.items():
         monkeypatch.setitem(sys.modules, name, module)

@@ -45,14 +45,16 @@ class A1111:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.unet = toy(label=False)
         self.shared = fake_webui.install(monkeypatch, Model(self.unet))
-        from lib_loraclr.hosts.webui.a1111.regional import A1111Adapter
-        from lib_loraclr.hosts.webui.regional_session import RegionalSession
+        from lib_loraclr.frontends.panel.session import RegionalSession
+        from lib_loraclr.hosts.webui.a1111.regional import A1111Regional
+        from lib_loraclr.hosts.webui.catalogue import WebuiCatalogue
 
-        self.adapter, self.session_type = A1111Adapter(), RegionalSession
+        application = SimpleNamespace(catalogue=WebuiCatalogue(lambda name: None))
+        self.host, self.session_type = A1111Regional(application), RegionalSession
 
     def session(self, spec: dict[str, Any], p: Processing) -> Any:
         read = parse_spec(spec)
-        session = self.session_type(read, self.adapter, {})
+        session = self.session_type(read, self.host, {})
         session.begin(p, read)
         session.before_batch(p, p.prompts)
         p.prompts = [fake_webui.parse_prompt(prompt)[0] for prompt in p.prompts]
@@ -168,10 +170,10 @@ class Forge(A1111):
             forge_objects=SimpleNamespace(unet=Patcher(SimpleNamespace(diffusion_model=self.unet))),
         )  # fmt: skip
         self.shared = fake_webui.install(monkeypatch, self.model)
-        from lib_loraclr.hosts.webui.forge.regional import ForgeAdapter
-        from lib_loraclr.hosts.webui.regional_session import RegionalSession
+        from lib_loraclr.frontends.panel.session import RegionalSession
+        from lib_loraclr.hosts.webui.forge.regional import ForgeRegional
 
-        self.adapter, self.session_type = ForgeAdapter(), RegionalSession
+        self.host, self.session_type = ForgeRegional(SimpleNamespace()), RegionalSession
 
     @property
     def patcher(self) -> Patcher:

@@ -148,7 +148,8 @@ def test_a_folder_is_shown_only_where_the_webui_can(webui: Any) -> None:
 
 
 def test_regions_find_the_same_host(webui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "modules.sd_samplers", SimpleNamespace())
-    monkeypatch.setattr(webui.modules["modules"], "sd_samplers", SimpleNamespace(), raising=False)
-    adapter = importlib.import_module("lib_loraclr.hosts.webui.forge.regional").ForgeAdapter()
-    assert type(adapter.host()).__name__ == "LdmPatchedHost"
+    for name in ("sd_samplers", "extra_networks"):
+        monkeypatch.setattr(webui.modules["modules"], name, SimpleNamespace(), raising=False)
+    regional = webui.application.regional()
+    assert type(regional).__name__ == "ForgeRegional"
+    assert type(regional.loaded_host()).__name__ == "LdmPatchedHost"

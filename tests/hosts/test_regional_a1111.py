@@ -284,7 +284,7 @@ def test_lora_tags_of_regions_act_on_the_whole_picture_once(a1111: A1111) -> Non
     spec["regions"][1]["prompt"] = "a dog <lora:ink:0.5><lora:other:1>"
     p = Processing(["two <lora:other:1>", "three"], ["bad", "bad"])
     read = parse_spec(spec)
-    session = a1111.session_type(read, a1111.adapter, {})
+    session = a1111.session_type(read, a1111.host, {})
     session.begin(p, read)
     session.before_batch(p, p.prompts)
     assert p.prompts == ["two <lora:other:1> <lora:ink:0.5>", "three"]
@@ -316,11 +316,12 @@ class OwnLoras:
         self.deltas = [tensors[f"{key}.lora_up.weight"] @ tensors[f"{key}.lora_down.weight"] for key in keys]
         a1111.shared.sd_model.encode = lambda text: self.text(encode_words(text)).detach()
         networks = SimpleNamespace(
-            available_networks={"ink": SimpleNamespace(filename=str(folder / "ink.safetensors"))}
+            available_networks={"ink": SimpleNamespace(filename=str(folder / "ink.safetensors"))},
+            list_available_networks=lambda: None,
         )
         monkeypatch.setitem(sys.modules, "networks", networks)
-        monkeypatch.setattr(a1111.adapter, "host", lambda: self)
-        monkeypatch.setattr(a1111.adapter, "text_scope", lambda host: nullcontext())
+        monkeypatch.setattr(a1111.host, "loaded_host", lambda: self)
+        monkeypatch.setattr(a1111.host, "text_scope", lambda host: nullcontext())
         self.info = SimpleNamespace(family="sd1")
 
     def layers(self) -> dict[str, nn.Module]:

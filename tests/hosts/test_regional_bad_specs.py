@@ -49,9 +49,10 @@ def test_a_bad_layout_is_said_and_the_picture_is_plain(
     raw, words = BAD[name]
     from lib_loraclr.frontends.panel.layouts import LayoutStore
     from lib_loraclr.frontends.panel.questions import Questions
+    from lib_loraclr.frontends.panel.script import RegionalScript
     from lib_loraclr.frontends.panel.services import NoServices
-    from lib_loraclr.hosts.webui import regional_script
 
+    script = RegionalScript(a1111.host)
     text = raw if isinstance(raw, str) else json.dumps(raw)
     question = json.dumps({"serial": 1, "question": "validate", "spec": text})
     answer = json.loads(Questions(NoServices(), LayoutStore(tmp_path)).answer(question))
@@ -59,10 +60,10 @@ def test_a_bad_layout_is_said_and_the_picture_is_plain(
 
     p, x = Processing(["two"], ["bad"]), latents(1)
     before = dict(vars(p))
-    regional_script.begin(p, [True, raw])
-    regional_script.before_batch(p, p.prompts)
-    regional_script.before_sampling(p)
-    regional_script.start_pass(p, x)
+    script.begin(p, [True, raw])
+    script.before_batch(p, p.prompts)
+    script.before_sampling(p)
+    script.start_pass(p, x)
     assert words in p.extra_generation_params["Regional notes"]
     assert "Regional" not in p.extra_generation_params
     assert len(p.comments) == 1
@@ -71,18 +72,20 @@ def test_a_bad_layout_is_said_and_the_picture_is_plain(
     assert a1111.shared.sd_model.encoded == []
     assert p.prompts == ["two"]
     assert set(vars(p)) == set(before)
-    regional_script.end(p)
+    script.end(p)
 
 
 def test_unknown_keys_are_kept_and_the_rest_acts(a1111: A1111) -> None:
-    from lib_loraclr.hosts.webui import regional_script
+    from lib_loraclr.frontends.panel.script import RegionalScript
+    from lib_loraclr.frontends.panel.session import session_of
 
+    script = RegionalScript(a1111.host)
     p = Processing(["two"], ["bad"])
-    regional_script.begin(p, [True, {"regions": [{**GOOD, "glow": 3}], "fog": {"x": 1}}])
-    assert regional_script.session_of(p) is not None
+    script.begin(p, [True, {"regions": [{**GOOD, "glow": 3}], "fog": {"x": 1}}])
+    assert session_of(p) is not None
     kept = json.loads(p.extra_generation_params["Regional"])
     assert (kept["fog"], kept["regions"][0]["glow"]) == ({"x": 1}, 3)
-    regional_script.end(p)
+    script.end(p)
 
 
 @pytest.fixture

@@ -164,20 +164,21 @@ def test_forge_guidance_of_a_region(forge: Forge) -> None:
 )
 def test_a_panel_that_is_off_touches_nothing(forge: Forge, given: list[Any]) -> None:
     """No hook, no clone, no word in the infotext, and the picture bit by bit."""
-    from lib_loraclr.hosts.webui import regional_script
+    from lib_loraclr.frontends.panel.script import RegionalScript
 
+    script = RegionalScript(forge.host)
     p, x = forge.processing(["two"]), latents(1)
     before, patcher = dict(vars(p)), forge.patcher
     plain = forge.run_chunks(SimpleNamespace(step=lambda *_: None), p, x, [1, 0], [2])
-    regional_script.begin(p, given)
-    regional_script.before_batch(p, p.prompts)
-    regional_script.before_sampling(p)
-    regional_script.start_pass(p, x)
-    regional_script.denoiser(SimpleNamespace(denoiser=SimpleNamespace(p=p), x=x))
-    regional_script.denoised(SimpleNamespace(x=x))
+    script.begin(p, given)
+    script.before_batch(p, p.prompts)
+    script.before_sampling(p)
+    script.start_pass(p, x)
+    script.step(SimpleNamespace(denoiser=SimpleNamespace(p=p), x=x))
+    script.guide(SimpleNamespace(x=x))
     assert forge.patcher is patcher
     assert hooks(forge.unet) == 0
     assert torch.equal(forge.run_chunks(SimpleNamespace(step=lambda *_: None), p, x, [1, 0], [2]), plain)
-    regional_script.end(p)
+    script.end(p)
     assert vars(p) == before
     assert forge.model.encoded == []

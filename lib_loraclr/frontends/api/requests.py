@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_loraclr.app.application import Catalogue, CatalogueEntry
+from lib_loraclr.app.catalogue import entry_of
 from lib_loraclr.app.names import lora_path
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.merging.options import MergeOptions, parse_merge_options
@@ -14,16 +15,6 @@ from lib_loraclr.merging.options import MergeOptions, parse_merge_options
 PLAIN = ("method", "preset", "rank", "dtype", "seed", "overwrite", "option")
 LORA_FIELDS = ("weight", "te_weight", "trigger", "class_word", "sha256")
 MOST = 256  # LoRAs in one request
-
-
-def entry_of(catalogue: Catalogue, name: Any) -> CatalogueEntry:
-    """The LoRA of that name. Raises InputError "unknown-lora"; the folder is read again once for a new file."""
-    if isinstance(name, str):
-        for refresh in (False, True):
-            for entry in catalogue.entries(refresh=refresh):
-                if entry.name == name:
-                    return entry
-    raise InputError("unknown-lora", f"There is no LoRA named {str(name)[:80]!r}.", key="loras")
 
 
 def merge_options(catalogue: Catalogue, body: Mapping[str, Any], cache: Path | None) -> MergeOptions:

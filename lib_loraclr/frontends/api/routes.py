@@ -10,13 +10,14 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 
 from lib_loraclr.app.application import Application
+from lib_loraclr.app.catalogue import entry_of
 from lib_loraclr.app.inspect import inspect
 from lib_loraclr.core.errors import InputError, LoraclrError
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.frontends.api.access import body_of, guard
 from lib_loraclr.frontends.api.answers import Names
-from lib_loraclr.frontends.api.requests import entry_of, merge_options, names_of
+from lib_loraclr.frontends.api.requests import merge_options, names_of
 from lib_loraclr.frontends.api.schema import schema
 from lib_loraclr.frontends.api.work import Work
 from lib_loraclr.merging.overlap import KINDS, overlap

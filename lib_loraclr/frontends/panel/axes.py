@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lib_loraclr.regional.spec import OVERLAPS, RASTERS
@@ -62,6 +62,15 @@ def axis_options(option: Callable[..., Any], layouts: Callable[[], Sequence[tupl
     names = lambda: [name for name, _ in layouts()]  # noqa: E731
     found.append(option(f"{PREFIX}layout", str, _layout(layouts), choices=names))
     return found
+
+
+def add_axes(
+    plots: Iterable[tuple[Callable[..., Any], list[Any]]], layouts: Callable[[], Sequence[tuple[str, str]]]
+) -> None:
+    """Put the options into every plot, given as (class of an axis, all its axes), that does not have them already."""
+    for option, axes in plots:
+        if not any(str(axis.label).startswith(PREFIX) for axis in axes):
+            axes.extend(axis_options(option, layouts))
 
 
 def flag(text: Any) -> bool:

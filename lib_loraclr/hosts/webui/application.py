@@ -16,6 +16,7 @@ from lib_loraclr.hosts.webui import settings
 from lib_loraclr.hosts.webui.catalogue import WebuiCatalogue
 from lib_loraclr.hosts.webui.progress import WebuiProgress, interrupted, webui_job
 from lib_loraclr.model import DiffusionHost, ModelInfo, Progress
+from lib_loraclr.regional.port import RegionalHost
 
 
 class WebuiApplication:
@@ -43,6 +44,14 @@ class WebuiApplication:
 
     def open_host(self, checkpoint: Path | None, device: str) -> DiffusionHost:
         """The loaded model as a host."""
+        raise NotImplementedError
+
+    def loaded_host(self) -> DiffusionHost:
+        """The model in memory as a host; nothing is loaded for it."""
+        raise NotImplementedError
+
+    def regional(self) -> RegionalHost:
+        """This WebUI's port of the regional prompter."""
         raise NotImplementedError
 
     def forget(self, name: str) -> None:

@@ -9,6 +9,7 @@ from lib_loraclr.hosts.webui.a1111.host import A1111Host
 from lib_loraclr.hosts.webui.a1111.networks import forget
 from lib_loraclr.hosts.webui.application import WebuiApplication
 from lib_loraclr.model import DiffusionHost, ModelInfo
+from lib_loraclr.regional.port import RegionalHost
 
 
 class A1111Application(WebuiApplication):
@@ -24,6 +25,16 @@ class A1111Application(WebuiApplication):
     def open_host(self, checkpoint: Path | None, device: str) -> DiffusionHost:
         """The loaded model; both arguments are for programs that load checkpoints themselves."""
         return A1111Host(loaded.require_model())
+
+    def loaded_host(self) -> DiffusionHost:
+        """The model in memory."""
+        return A1111Host(loaded.loaded_model())
+
+    def regional(self) -> RegionalHost:
+        """See `a1111/regional`."""
+        from lib_loraclr.hosts.webui.a1111.regional import A1111Regional
+
+        return A1111Regional(self)
 
     def forget(self, name: str) -> None:
         """Drop what the Lora extension and the model have of `name`."""

@@ -7,21 +7,22 @@ then one unconditional row a picture, and feeds the model from front to back in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from modules import shared
 from torch import Tensor, nn
 
-from lib_loraclr.hosts.webui.regional_texts import TextSchedules
-from lib_loraclr.model import DiffusionHost
+from lib_loraclr.hosts.webui.regional import WebuiRegional
 from lib_loraclr.regional.conditions import Row
+from lib_loraclr.regional.port import Note
 from lib_loraclr.regional.runtime import RegionalRuntime
+from lib_loraclr.regional.texts import TextSchedules
 
 
-class A1111Adapter:
-    """See `hosts/webui/regional_session.Adapter`."""
+class A1111Regional(WebuiRegional):
+    """Regions by hooks on the UNet of the loaded checkpoint."""
 
     def refusal(self) -> str | None:
         """A replacement UNet (TensorRT) bypasses the modules that regions hook."""
@@ -36,16 +37,9 @@ class A1111Adapter:
         model: Any = shared.sd_model
         return model.model.diffusion_model
 
-    def start(self, p: Any, runtime: RegionalRuntime, texts: TextSchedules, notes: Callable[[str], None]) -> A1111Pass:
+    def start(self, p: Any, runtime: RegionalRuntime, texts: TextSchedules, note: Note) -> A1111Pass:
         """Hook the UNet's own calls."""
-        return A1111Pass(self.unet(p), runtime, texts, notes)
-
-    def host(self) -> DiffusionHost:
-        """The loaded model."""
-        from lib_loraclr.hosts.webui.a1111.host import A1111Host
-        from lib_loraclr.hosts.webui.a1111.model import loaded_model
-
-        return A1111Host(loaded_model())
+        return A1111Pass(self.unet(p), runtime, texts, note)
 
     def text_scope(self, host: Any) -> AbstractContextManager[None]:
         """OpenCLIP's blocks are taken apart."""
@@ -55,10 +49,8 @@ class A1111Adapter:
 class A1111Pass:
     """One sampling pass."""
 
-    def __init__(
-        self, unet: nn.Module, runtime: RegionalRuntime, texts: TextSchedules, notes: Callable[[str], None]
-    ) -> None:
-        self._unet, self._runtime, self._texts, self._notes = unet, runtime, texts, notes
+    def __init__(self, unet: nn.Module, runtime: RegionalRuntime, texts: TextSchedules, note: Note) -> None:
+        self._unet, self._runtime, self._texts, self._note = unet, runtime, texts, note
         self._rows: Sequence[Row] = ()
         self._cursor = 0
         self._progress = 0.0
@@ -82,7 +74,7 @@ class A1111Pass:
         self._cursor = 0
         if len(rows) != params.x.shape[0]:
             self._rows = ()
-            self._notes("Regions do not act in models that edit pictures by instruction.")
+            self._note("Regions do not act in models that edit pictures by instruction.")
             return
         self._rows = rows
         self._progress = denoiser.step / max(1, denoiser.total_steps)
@@ -118,7 +110,7 @@ class A1111Pass:
             return  # a pass of another extension, after all rows of this step
         if tuple(latents.shape[-2:]) != (self._runtime.layout.height, self._runtime.layout.width):
             self._rows = ()
-            self._notes("Another extension cuts the picture into tiles; regions cannot act there.")
+            self._note("Another extension cuts the picture into tiles; regions cannot act there.")
             return
         self._cursor += latents.shape[0]
         self._runtime.begin_call(rows)

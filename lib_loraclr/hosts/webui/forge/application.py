@@ -10,6 +10,7 @@ from lib_loraclr.hosts.webui.forge import model as loaded
 from lib_loraclr.hosts.webui.forge.host import ForgeHost
 from lib_loraclr.hosts.webui.forge.selected import describe_selected, selected_checkpoint
 from lib_loraclr.model import DiffusionHost, ModelInfo
+from lib_loraclr.regional.port import RegionalHost
 
 STALE = "replaced"  # equals no list of patches
 
@@ -29,6 +30,16 @@ class ForgeApplication(WebuiApplication):
     def open_host(self, checkpoint: Path | None, device: str) -> DiffusionHost:
         """The chosen checkpoint's engine; both arguments are for programs that load checkpoints themselves."""
         return ForgeHost(loaded.require_model())
+
+    def loaded_host(self) -> DiffusionHost:
+        """The model in memory."""
+        return ForgeHost(loaded.loaded_model())
+
+    def regional(self) -> RegionalHost:
+        """See `forge/regional`."""
+        from lib_loraclr.hosts.webui.forge.regional import ForgeRegional
+
+        return ForgeRegional(self)
 
     def forget(self, name: str) -> None:
         """Make Forge read and merge LoRAs anew: it recognises patches by file name and weight alone."""

@@ -7,36 +7,31 @@ method would be copied with its object.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
-from lib_loraclr.hosts.webui.regional_texts import TextSchedules
-from lib_loraclr.model import DiffusionHost
+from lib_loraclr.hosts.webui.regional import WebuiRegional
 from lib_loraclr.regional.conditions import Row
+from lib_loraclr.regional.port import Note
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import AttentionBlock
+from lib_loraclr.regional.texts import TextSchedules
 
 STAGES = {"input": "input_blocks", "output": "output_blocks", "middle": "middle_block"}
 
 
-class ForgeAdapter:
-    """See `hosts/webui/regional_session.Adapter`."""
-
-    def refusal(self) -> str | None:
-        """Nothing is known to be in the way."""
-        return None
+class ForgeRegional(WebuiRegional):
+    """Regions on a clone of the patcher, in every WebUI whose models carry `forge_objects`."""
 
     def unet(self, p: Any) -> nn.Module:
         """The UNet behind the patcher."""
         return p.sd_model.forge_objects.unet.model.diffusion_model
 
-    def start(self, p: Any, runtime: RegionalRuntime, texts: TextSchedules, notes: Callable[[str], None]) -> ForgePass:
+    def start(self, p: Any, runtime: RegionalRuntime, texts: TextSchedules, note: Note) -> ForgePass:
         """Put a patched clone in the working copy that the sampler takes next."""
-        started = ForgePass(p, runtime, texts, notes)
+        started = ForgePass(p, runtime, texts, note)
         patcher = p.sd_model.forge_objects.unet.clone()
         patcher.set_model_unet_function_wrapper(started.wrapper(patcher.model_options.get("model_function_wrapper")))
         for key, replacement in replacements(patcher):
@@ -48,28 +43,12 @@ class ForgeAdapter:
         p.sd_model.forge_objects.unet = patcher
         return started
 
-    def host(self) -> DiffusionHost:
-        """The loaded model, whichever of the two kinds of patchers it has."""
-        if "backend.memory_management" in sys.modules:
-            from lib_loraclr.hosts.webui.forge.host import ForgeHost
-            from lib_loraclr.hosts.webui.forge.model import loaded_model
-
-            return ForgeHost(loaded_model())
-        from lib_loraclr.hosts.webui.ldm_patched.host import LdmPatchedHost
-        from lib_loraclr.hosts.webui.ldm_patched.model import loaded_model
-
-        return LdmPatchedHost(loaded_model())
-
-    def text_scope(self, host: Any) -> AbstractContextManager[None]:
-        """Forge's text encoders call all their layers."""
-        return nullcontext()
-
 
 class ForgePass:
     """One sampling pass."""
 
-    def __init__(self, p: Any, runtime: RegionalRuntime, texts: TextSchedules, notes: Callable[[str], None]) -> None:
-        self._p, self._runtime, self._texts, self._notes = p, runtime, texts, notes
+    def __init__(self, p: Any, runtime: RegionalRuntime, texts: TextSchedules, note: Note) -> None:
+        self._p, self._runtime, self._texts, self._note = p, runtime, texts, note
         self._unet = p.sd_model.forge_objects.unet.model.diffusion_model
         self._blocks = {block.name: block for block in runtime.sites.blocks}
         self._progress = 0.0
@@ -156,7 +135,7 @@ class ForgePass:
         if not self._active or not chunks or latents.shape[0] % len(chunks):
             return []
         if tuple(latents.shape[-2:]) != (layout.height, layout.width):
-            self._notes("Another extension cuts the picture into tiles; regions cannot act there.")
+            self._note("Another extension cuts the picture into tiles; regions cannot act there.")
             return []
         pictures = latents.shape[0] // len(chunks)
         return [Row(picture, chunk == 0) for chunk in chunks for picture in range(pictures)]

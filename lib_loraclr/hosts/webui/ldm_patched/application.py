@@ -9,6 +9,7 @@ from lib_loraclr.hosts.webui.catalogue import lora_extension
 from lib_loraclr.hosts.webui.ldm_patched import model as loaded
 from lib_loraclr.hosts.webui.ldm_patched.host import LdmPatchedHost
 from lib_loraclr.model import DiffusionHost, ModelInfo
+from lib_loraclr.regional.port import RegionalHost
 
 STALE = "replaced"  # equals no list of LoRAs
 
@@ -26,6 +27,16 @@ class LdmPatchedApplication(WebuiApplication):
     def open_host(self, checkpoint: Path | None, device: str) -> DiffusionHost:
         """The loaded model; both arguments are for programs that load checkpoints themselves."""
         return LdmPatchedHost(loaded.require_model())
+
+    def loaded_host(self) -> DiffusionHost:
+        """The model in memory."""
+        return LdmPatchedHost(loaded.loaded_model())
+
+    def regional(self) -> RegionalHost:
+        """See `forge/regional`."""
+        from lib_loraclr.hosts.webui.forge.regional import ForgeRegional
+
+        return ForgeRegional(self)
 
     def forget(self, name: str) -> None:
         """Make the WebUI read and merge LoRAs anew: it recognises them by file name and weight alone."""

@@ -7,20 +7,17 @@ lives on the processing object, never on the script, so that nothing outlives a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
-from modules import extra_networks
 from torch import nn
 
 from lib_loraclr.core.errors import InputError, LoraclrError
-from lib_loraclr.hosts.webui.regional_loras import RegionLoras
-from lib_loraclr.hosts.webui.regional_texts import TextEncoder, TextSchedules
-from lib_loraclr.model import DiffusionHost
+from lib_loraclr.frontends.panel.encoding import RegionLoras, TextEncoder
 from lib_loraclr.regional import RegionalSpec, dump_spec
 from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.port import RegionalHost, RegionalPass
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.service import split_prompt_text
 from lib_loraclr.regional.sites import find_sites
@@ -30,57 +27,16 @@ KEY, KEY_NOTES = "Regional", "Regional notes"
 TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
 
 
-class Pass(Protocol):
-    """The adapter's part of one sampling pass."""
-
-    @property
-    def ours(self) -> bool:
-        """Whether the model that samples now is the one that was hooked."""
-        ...
-
-    def step(self, params: Any) -> None:
-        """The sampler's next step begins: `params` is what `on_cfg_denoiser` gets."""
-        ...
-
-    def stop(self) -> None:
-        """Leave nothing behind."""
-        ...
-
-
-class Adapter(Protocol):
-    """What differs between the hosts."""
-
-    def refusal(self) -> str | None:
-        """Why regions cannot act with the model as it is loaded, as one sentence."""
-        ...
-
-    def unet(self, p: Any) -> nn.Module:
-        """The module that is called once per model evaluation."""
-        ...
-
-    def start(self, p: Any, runtime: RegionalRuntime, texts: TextSchedules, notes: Callable[[str], None]) -> Pass:
-        """Hook the model for one pass."""
-        ...
-
-    def host(self) -> DiffusionHost:
-        """The loaded model's layers by name, for LoRAs of single regions. Raises LoraclrError."""
-        ...
-
-    def text_scope(self, host: DiffusionHost) -> AbstractContextManager[None]:
-        """Scope in which every layer of the text encoder can be hooked."""
-        ...
-
-
 class RegionalSession:
     """One generation. `spec` has at least one active region."""
 
-    def __init__(self, spec: RegionalSpec, adapter: Adapter, triggers: Mapping[str, str]) -> None:
+    def __init__(self, spec: RegionalSpec, host: RegionalHost, triggers: Mapping[str, str]) -> None:
         self.spec, self._tags = without_tags(spec)
-        self._adapter = adapter
-        self._texts = TextEncoder(self._spec_of, triggers)
+        self._host = host
+        self._texts = TextEncoder(host, self._spec_of, triggers)
         self._parts: dict[bool, list[list[str]]] = {}  # text mode: hires -> picture -> its own prompt, region prompts
         self._notes: list[str] = []
-        self._pass: Pass | None = None
+        self._pass: RegionalPass | None = None
         self._runtime: RegionalRuntime | None = None
         self._size = (0, 0)
         self._loras: tuple[nn.Module, RegionLoras | None] | None = None
@@ -125,7 +81,7 @@ class RegionalSession:
     def start_pass(self, p: Any, latents: Any) -> None:
         """Right before the sampler runs on `latents` (b, c, h, w); called twice by some hosts for one pass."""
         self.stop(p)
-        reason = self._adapter.refusal()
+        reason = self._host.refusal()
         if reason is not None:
             self._note(p, reason)
             return
@@ -144,7 +100,7 @@ class RegionalSession:
             self._pass.step(params)
 
     @property
-    def running(self) -> Pass | None:
+    def running(self) -> RegionalPass | None:
         """The pass that is going on."""
         return self._pass
 
@@ -161,7 +117,7 @@ class RegionalSession:
     def _hook(self, p: Any) -> None:
         hires = bool(getattr(p, "is_hr_pass", False))
         layout = Layout(self.spec, *self._size, hires=hires)
-        sites = find_sites(self._adapter.unet(p))
+        sites = find_sites(self._host.unet(p))
         if not sites.blocks:
             self._note(p, "This model has no cross-attention that regions could act on.")
             return
@@ -172,17 +128,16 @@ class RegionalSession:
         texts = self._texts.schedules(p, hires=hires, loras=loras)
         self._runtime = runtime
         runtime.install(None if loras is None else loras.unet())
-        self._pass = self._adapter.start(p, runtime, texts, lambda sentence: self._note(p, sentence))
+        self._pass = self._host.start(p, runtime, texts, lambda sentence: self._note(p, sentence))
 
     def _own_loras(self, p: Any) -> RegionLoras | None:
         """The LoRAs of single regions on the model that samples now, read once for each model."""
         if not any(region.loras for region in self.spec.active()):
             return None
-        unet = self._adapter.unet(p)
+        unet = self._host.unet(p)
         if self._loras is None or self._loras[0] is not unet:
             try:
-                host = self._adapter.host()
-                loras = RegionLoras(self.spec, host, self._adapter.text_scope, lambda text: self._note(p, text))
+                loras = RegionLoras(self.spec, self._host, lambda sentence: self._note(p, sentence))
             except LoraclrError as error:
                 self._note(p, f"LoRAs of single regions are left out: {error.message}")
                 loras = None
@@ -222,8 +177,7 @@ class RegionalSession:
         data = getattr(p, "hr_extra_network_data", None)
         if not self._tags or not getattr(p, "enable_hr", False) or data is None:
             return
-        _, ours = extra_networks.parse_prompt(" ".join(self._tags))
-        for kind, used in ours.items():
+        for kind, used in self._host.parse_tags(" ".join(self._tags)).items():
             known = [one.items for one in data[kind]]
             data[kind].extend(one for one in used if one.items not in known)
 
