@@ -47,8 +47,8 @@ def test_scripts_import_nothing_heavy_when_the_webui_loads_them() -> None:
     named = [node.module for node in register.body if isinstance(node, ast.ImportFrom)]
     assert named == ["__future__", "collections.abc", "typing", "modules"]
     package = ast.parse((ROOT / "lib_loraclr" / "__init__.py").read_text(encoding="utf-8"))
-    imported = [node.module for node in ast.walk(package) if isinstance(node, ast.ImportFrom)]
-    assert imported == ["lib_loraclr.version"]
+    imported = [node.module for node in package.body if isinstance(node, ast.ImportFrom)]
+    assert imported == ["__future__", "importlib", "typing", "lib_loraclr.version"]
 
 
 def test_callbacks_are_registered_by_file_or_as_the_webui_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
