@@ -2,7 +2,7 @@
 
 `browser` drives the pages in chromium under both gradio versions that WebUIs bring; each has a small environment of its
 own, .venv-gradio3 and .venv-gradio4, which takes torch and the rest from .venv. `screenshots` takes the pictures of
-docs/screenshots again.
+docs/screenshots again, `animation` records docs/tab.gif.
 
 Standard library only, so that a fresh machine with Python 3.10 and pip is enough.
 """
@@ -32,6 +32,7 @@ TASKS = {
         ],
     ),
 }
+RECORDINGS = ("screenshots", "animation")  # scripts beside this one that take pictures of the pages for the docs
 
 
 def install(requirements: Path, folder: Path = VENV) -> Path:
@@ -86,12 +87,12 @@ def browser(arguments: list[str]) -> int:
 
 def main() -> int:
     """Run the task named on the command line; further arguments go to its last command."""
-    if len(sys.argv) < 2 or sys.argv[1] not in (*TASKS, "browser", "screenshots"):
-        sys.exit(f"usage: python3 tools/do.py {{{'|'.join(TASKS)}|browser|screenshots}} [arguments]")
+    if len(sys.argv) < 2 or sys.argv[1] not in (*TASKS, "browser", *RECORDINGS):
+        sys.exit(f"usage: python3 tools/do.py {{{'|'.join((*TASKS, 'browser', *RECORDINGS))}}} [arguments]")
     if sys.argv[1] == "browser":
         return browser(sys.argv[2:])
-    if sys.argv[1] == "screenshots":
-        return run(with_gradio(4), ["tools/screenshots.py", *sys.argv[2:]])
+    if sys.argv[1] in RECORDINGS:
+        return run(with_gradio(4), [f"tools/{sys.argv[1]}.py", *sys.argv[2:]])
     requirements, commands = TASKS[sys.argv[1]]
     install(ROOT / "requirements" / requirements)
     status = 0
