@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NAMES = {
-    "single": "single LoRAs", "sum": "stacked sum", "average": "average", "svd": "SVD", "ties": "TIES", "dare": "DARE",
-    "knots": "KnOTS", "gradient-fusion-lbfgs": "gradient fusion, LBFGS", "gradient-fusion": "gradient fusion",
-    "loraclr": "LoRACLR", "contrastive": "contrastive", "orthogonal-adaptation": "orthogonal adaptation",
+from lib_loraclr.core.methods import METHODS
+
+NAMES = {method.name: method.label for method in METHODS.values()} | {
+    "single": "single LoRAs", "gradient-fusion-lbfgs": "gradient fusion, LBFGS", "loraclr": "LoRACLR",
+    "orthogonal-adaptation": "orthogonal adaptation",
 }  # fmt: skip
 SHORT = {
     ("gradient-fusion", "published True"): "gradient fusion, as published",

@@ -16,6 +16,7 @@ GROUND = {
     "model",
     "samplers",
     "opening",
+    "options",
     "reading",
     "timing",
     "html",
@@ -24,7 +25,7 @@ GROUND = {
 # layer -> layers of lib_loraclr it may import besides itself and GROUND
 ARROWS = {
     "": {"core"},
-    "core": set(),
+    "core": {"options"},
     "formats": {"core"},
     "regional": {"core", "formats"},
     "capture": {"core", "formats"},

@@ -1,53 +1,77 @@
-"""Settings of a capture, validated once."""
+"""Settings of a capture, checked once; those with a group are options of a merge."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lib_loraclr.capture.prompts import HELD_OUT_TEMPLATES, SAMPLE_TEMPLATES, SCENES, TEXT_TEMPLATES, Templates
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.options import check, option
 
 PRESETS = ("text", "full")
-RANGES = (
-    ("steps", 1, 1000), ("prompts", 1, 1000), ("batch", 1, 1000), ("neutral_prompts", 0, 1000),
-    ("held_out_prompts", 0, 1000),
-    ("cfg_scale", 1.0, 30.0), ("padding_weight", 0.0, 1.0), ("max_features", 1, 65536), ("memory_budget_mib", 1, 2**20),
-)  # fmt: skip
+CAPTURE = "How the model is watched"  # title of the group
+
+
+def _templates(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """Prompts that each hold {c}, and no field but {c} and {other}; at least one."""
+    for template in prompts:
+        try:
+            filled = template.format(c="\0", other="")
+        except (KeyError, IndexError, ValueError):
+            filled = ""
+        if "\0" not in filled:
+            raise ValueError("prompts that contain {c} and no field but {c} and {other}")
+    if not prompts:
+        raise ValueError("a list with a prompt")
+    return prompts
+
+
+def _prompts(default: tuple[str, ...], help: str, check: Any = None) -> Any:  # noqa: A002
+    return option(default, help, kind="list", check=check)
 
 
 @dataclass(frozen=True)
 class CaptureSettings:
     """How much of the model's behaviour is watched.
 
-    preset            "text": text encoder and cross-attention K/V, from text alone; "full": every layer, by sampling
-    steps, sampler    of the host's own sampler; `size` (width, height) in pixels, None: the checkpoint's native size
-    cfg_scale         1 runs the conditional branch only; above 1 both run, and only the conditional rows are counted
-    prompts           pictures per concept and round; `batch` of them run side by side
-    neutral_prompts   pictures of the base model alone, which the merge must not change
-    held_out_prompts  pictures per concept that only the fidelity report sees (none while a merged student runs)
-    padding_weight    weight of a padding token's row beside a word's. The model attends to padding, so it must not be
-                      dropped, but the 60-odd nearly equal rows must not outvote the dozen words of a prompt either
-    max_features      layers with more inputs are left out and reported
-    memory_budget_mib moments held at a time; over it the layers are captured in groups, one sampling run a group
+    Above `cfg_scale` 1 both branches run, and only the conditional rows are counted. A padding token's row must not be
+    dropped, since the model attends to padding, but the 60-odd nearly equal rows must not outvote the dozen words of a
+    prompt either: `padding_weight`. Over the memory budget (MiB) layers are captured in groups, one sampling run a
+    group. Raises InputError "bad-option" with the attribute's name as key.
     """
 
-    preset: str = "full"
-    steps: int = 20
-    size: tuple[int, int] | None = None
-    seed: int = 0
-    prompts: int = 4
-    batch: int = 4
-    neutral_prompts: int = 8
-    held_out_prompts: int = 1
-    sampler: str = "ddim"
-    cfg_scale: float = 1.0
-    padding_weight: float = 0.2
-    max_features: int = 6144
-    memory_budget_mib: int = 4096
-    text_templates: tuple[str, ...] = TEXT_TEMPLATES
-    sample_templates: tuple[str, ...] = SAMPLE_TEMPLATES
-    held_out_templates: tuple[str, ...] = HELD_OUT_TEMPLATES
-    scenes: tuple[str, ...] = SCENES
+    preset: str = option("full", "text: text encoder and cross-attention K/V, from text alone; full: every layer, by "
+                         "sampling.", choices=PRESETS)  # fmt: skip
+    steps: int = option(20, "Denoising steps per captured picture; fewer is faster.", 1, 1000, name="sampling_steps",
+                        group=CAPTURE)  # fmt: skip
+    size: tuple[int, int] | None = option(
+        None,
+        "Captured pictures in pixels, WIDTHxHEIGHT; smaller is faster, far from native is wrong.",
+        kind="size",
+        group=CAPTURE,
+    )
+    seed: int = option(0, "Of the first picture.")
+    prompts: int = option(4, "Pictures per concept and round; more is slower and more general.", 1, 1000, group=CAPTURE)
+    batch: int = option(4, "Pictures that are sampled side by side.", 1, 1000)
+    neutral_prompts: int = option(8, "Pictures that the merge must leave as they are.", 0, 1000, group=CAPTURE)
+    held_out_prompts: int = option(1, "Pictures per concept for the fidelity report.", 0, 1000, group=CAPTURE)
+    sampler: str = option("ddim", "Of the host.")
+    cfg_scale: float = option(1.0, "1 runs the conditional branch only.", 1.0, 30.0)
+    padding_weight: float = option(0.2, "Weight of a padding token beside a word's.", 0.0, 1.0, group=CAPTURE)
+    max_features: int = option(6144, "Layers with more inputs are left out and reported.", 1, 65536)
+    memory_budget_mib: int = option(
+        4096,
+        "MiB of statistics held at a time; less samples more often.",
+        1,
+        2**20,
+        name="memory_budget",
+        group=CAPTURE,
+    )
+    text_templates: tuple[str, ...] = _prompts(TEXT_TEMPLATES, "Prompts of the text encoder.", _templates)
+    sample_templates: tuple[str, ...] = _prompts(SAMPLE_TEMPLATES, "Prompts of the pictures.", _templates)
+    held_out_templates: tuple[str, ...] = _prompts(HELD_OUT_TEMPLATES, "Prompts of the report alone.", _templates)
+    scenes: tuple[str, ...] = _prompts(SCENES, "Prompts without a concept.")
 
     @property
     def templates(self) -> Templates:
@@ -55,32 +79,12 @@ class CaptureSettings:
         return Templates(self.text_templates, self.sample_templates, self.held_out_templates)
 
     def __post_init__(self) -> None:
-        """Raises InputError "bad-option" with the option's name as key."""
-        if self.preset not in PRESETS:
-            raise _bad("preset", f"must be one of {', '.join(PRESETS)}, not {self.preset}")
-        for name, low, high in RANGES:
-            if not low <= getattr(self, name) <= high:
-                raise _bad(name, f"must be between {low} and {high}, not {getattr(self, name)}")
-        if self.size is not None and min(self.size) < 8:
-            raise _bad("size", f"must be two numbers of pixels, not {self.size}")
-        for name in ("text_templates", "sample_templates", "held_out_templates"):
-            _check_templates(name, getattr(self, name))
+        """Checks every attribute, and what two of them cannot be together."""
+        check(self)
         shared = set(self.held_out_templates) & {*self.text_templates, *self.sample_templates}
         if shared:
             raise _bad("held_out_templates", f'shares "{min(shared)}" with the captured templates')
 
 
-def _check_templates(name: str, templates: tuple[str, ...]) -> None:
-    if not templates:
-        raise _bad(name, "must not be empty")
-    for template in templates:
-        try:
-            filled = template.format(c="\0", other="")
-        except (KeyError, IndexError, ValueError):
-            filled = ""
-        if "\0" not in filled:
-            raise _bad(name, f'must contain {{c}} and no field but {{c}} and {{other}}, not "{template}"')
-
-
 def _bad(name: str, problem: str) -> InputError:
-    return InputError("bad-option", f"The capture option {name} {problem}.", key=name)
+    return InputError("bad-option", f"The option {name} {problem}.", key=name)

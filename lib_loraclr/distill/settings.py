@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lib_loraclr.options import check, option
+
+DISTILLATION = "How the merge learns"  # title of the group
+
 
 @dataclass(frozen=True)
 class DistillSettings:
     """How long and on what the merged LoRA learns.
 
-    steps      of descent; 0 is no distillation
-    text_steps in more steps than these the text encoder, which everybody's prompts go through, learns slower
-    rate       first step of every factor, as a share of its root mean square; falls to 0 in a straight line
-    rows       predictions compared in a step; every `neutral_every`-th is of the model without a LoRA
-    pictures   drawn by each single LoRA, and `neutral` by the model alone; each is noised `levels` times
-    cfg_scale  of these pictures: what users see, not what the conditional branch alone draws
-    exam       pictures a concept, noised `exam_levels` times, that tell afterwards how much was kept
+    The text encoder goes slower in a long run because everybody's prompts go through it. `rate` falls to 0 in a
+    straight line. Pictures are drawn with `cfg_scale`: what users see, not what the conditional branch alone draws.
+    Raises InputError "bad-option" with the attribute's name as key.
     """
 
-    steps: int = 0
-    text_steps: int = 400
-    rate: float = 0.03
-    rows: int = 12
-    neutral_every: int = 4
-    pictures: int = 16
-    neutral: int = 32
-    levels: int = 16
-    cfg_scale: float = 4.0
-    exam: int = 2
-    exam_levels: int = 8
+    steps: int = option(0, "Steps of descent; 0 is no distillation.", 0)
+    text_steps: int = option(400, "Preset best: in more steps the text encoder learns slower.", 0, 100000,
+                             group=DISTILLATION)  # fmt: skip
+    rate: float = option(0.03, "First step of every factor, as a share of its root mean square.", 0.0)
+    rows: int = option(12, "Predictions compared in a step.", 1)
+    neutral_every: int = option(4, "Every so many rows one is of the model without a LoRA.", 1)
+    pictures: int = option(16, "Pictures drawn by each single LoRA.", 0)
+    neutral: int = option(32, "Pictures drawn by the model alone.", 0)
+    levels: int = option(16, "How often each picture is noised.", 1)
+    cfg_scale: float = option(4.0, "Of the pictures.", 1.0, 30.0)
+    exam: int = option(2, "Pictures a concept that tell afterwards how much was kept.", 0)
+    exam_levels: int = option(8, "How often each of those is noised.", 1)
+
+    def __post_init__(self) -> None:
+        """Checks every attribute."""
+        check(self)

@@ -11,41 +11,19 @@ import torch
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import complete_options, get_method
-from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
+from lib_loraclr.core.methods.base import MergeMethod
 from lib_loraclr.core.rank import RankPolicy
 from lib_loraclr.distill import DistillSettings
 from lib_loraclr.merging.options import MergeOptions
 from lib_loraclr.opening import resolve_device
+from lib_loraclr.options import Field, as_value, by_name, complete, fields_of, new_names
 
-_DEFAULT, _LEARNING = CaptureSettings(), DistillSettings()
-
-JOB_OPTIONS: tuple[Option, ...] = (
-    Option("sampling_steps", _DEFAULT.steps, "Denoising steps per captured picture; fewer is faster.", 1, 1000),
-    Option("size", "native", "Captured pictures in pixels, WIDTHxHEIGHT; smaller is faster, far from native is wrong."),
-    Option("prompts", _DEFAULT.prompts, "Pictures per concept and round; more is slower and more general.", 1, 1000),
-    Option("neutral_prompts", _DEFAULT.neutral_prompts, "Pictures that the merge must leave as they are.", 0, 1000),
-    Option("held_out_prompts", _DEFAULT.held_out_prompts, "Pictures per concept for the fidelity report.", 0, 1000),
-    Option("padding_weight", _DEFAULT.padding_weight, "Weight of a padding token beside a word's.", 0.0, 1.0),
-    Option(
-        "memory_budget", _DEFAULT.memory_budget_mib, "MiB of statistics held at a time; less samples more often.", 1
-    ),
-    Option("distill", 100, "Preset best: steps a LoRA in which the merge learns what each one predicts.", 0, 10000),
-    Option("text_steps", _LEARNING.text_steps, "Preset best: in more steps the text encoder learns slower.", 0, 100000),
+# Options of the watching and the learning that a user sees, beside those of the method.
+JOB_OPTIONS: tuple[Field, ...] = (
+    *(field for field in fields_of(CaptureSettings).values() if field.group),
+    Field("distill", 100, "Preset best: steps a LoRA in which the merge learns what each one predicts.", 0, 10000),
+    *(field for field in fields_of(DistillSettings).values() if field.group),
 )
-
-
-class _Capture(MergeMethod):
-    """Not a method: gives the capture's options the methods' validation."""
-
-    name = "capture"
-    summary = "How the model is watched."
-    reference = ""
-    needs_statistics = True
-    options = JOB_OPTIONS
-
-    def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
-        """Nothing to solve."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -88,42 +66,30 @@ def plan_of(options: MergeOptions) -> Plan:
     if options.preset == "instant" and method.needs_statistics:
         message = f"The preset instant runs no model, which {method.name} needs; choose another preset or method."
         raise InputError("bad-option", message, key="preset")
-    own = {option.name for option in method.options}
-    capture_names = {option.name for option in JOB_OPTIONS}
-    method_given = {name: value for name, value in options.option.items() if name in own or name not in capture_names}
-    capture_given = {name: value for name, value in options.option.items() if name not in method_given}
-    complete = complete_options(method, method_given)
-    capture = complete_options(_Capture(), capture_given)
-    settings = CaptureSettings(
+    given = new_names(by_name([*method.options, *JOB_OPTIONS]), options.option)
+    for_job = given.keys() & by_name(JOB_OPTIONS).keys()
+    complete_method = complete_options(method, {name: value for name, value in given.items() if name not in for_job})
+    job = complete(JOB_OPTIONS, {name: given[name] for name in for_job})
+    capture = CaptureSettings(
         preset="text" if options.preset == "text" else "full",
-        steps=capture["sampling_steps"],
-        size=_size(capture["size"]),
         seed=options.seed,
-        prompts=capture["prompts"],
-        neutral_prompts=capture["neutral_prompts"],
-        held_out_prompts=capture["held_out_prompts"],
-        padding_weight=capture["padding_weight"],
-        memory_budget_mib=int(capture["memory_budget"]),
+        **_attributes(CaptureSettings, job),
     )
-    options = replace(options, option={**complete, **capture} if method.needs_statistics else complete)
     learns = options.preset == "best" and method.needs_statistics
-    learning = int(capture["distill"]) * len(options.lora) if learns else 0
-    distillation = DistillSettings(steps=learning, text_steps=capture["text_steps"])
+    steps = int(job["distill"]) * len(options.lora) if learns else 0
+    distillation = DistillSettings(steps=steps, **_attributes(DistillSettings, job))
+    recorded = {field.name: as_value(field, job[field.name]) for field in JOB_OPTIONS}
     return Plan(
-        options,
+        replace(options, option={**complete_method, **(recorded if method.needs_statistics else {})}),
         method,
-        complete,
-        settings,
+        complete_method,
+        capture,
         distillation,
         RankPolicy.parse(options.rank),
         resolve_device(options.device),
     )
 
 
-def _size(text: str) -> tuple[int, int] | None:
-    if text == "native":
-        return None
-    width, _, height = text.lower().partition("x")
-    if not width.isdecimal() or not height.isdecimal() or int(width) % 8 or int(height) % 8:
-        raise InputError("bad-option", f"'{text}' is not a size such as 512x768 in multiples of 8.", key="size")
-    return int(width), int(height)
+def _attributes(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments of settings from the values of their options."""
+    return {attribute: values[field.name] for attribute, field in fields_of(kind).items() if field.group}

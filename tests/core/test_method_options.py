@@ -17,7 +17,9 @@ def test_every_method_describes_itself_and_its_defaults_are_valid():
     for method in METHODS.values():
         assert method.summary
         assert method.reference
-        assert all(option.summary for option in method.options)
+        assert method.title
+        assert method.label
+        assert all(option.help for option in method.options)
         defaults = complete_options(method, {})
         assert list(defaults) == [option.name for option in method.options]
 

@@ -6,19 +6,26 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib_loraclr.core.deltas import add, zero
-from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
+from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
 
 
 class Average(MergeMethod):
     """dW = 1/N sum_i dW_i. A LoRA that leaves the layer alone counts as zero, as averaging whole models does."""
 
     name = "average"
+    title = "Average"
+    label = "average"
+    place = 2
     summary = "Averages the LoRAs. Each keeps 1/N of its strength."
     reference = "McMahan et al. 2017, FedAvg: dW = 1/N sum_i dW_i"
     needs_statistics = False
-    options: tuple[Option, ...] = (
-        Option(
-            "over", "all", "Divide by all LoRAs, or only by those that change the layer.", choices=("all", "present")
+    options: tuple[Field, ...] = (
+        Field(
+            "over",
+            "all",
+            "Divide by all LoRAs, or only by those that change the layer.",
+            choices=("all", "present"),
+            title="Divide by",
         ),
     )
 

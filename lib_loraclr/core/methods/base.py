@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lib_loraclr.core.problem import LayerProblem, LayerSolution, Statistics
+from lib_loraclr.options import Field, Retired
 
-__all__ = ["LayerProblem", "LayerSolution", "MergeMethod", "Option", "Statistics"]
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a method, enough to draw a control, parse a command line and write a schema."""
-
-    name: str
-    default: float | int | str | bool
-    summary: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
+__all__ = ["Field", "LayerProblem", "LayerSolution", "MergeMethod", "Retired", "Statistics"]
 
 
 class MergeMethod(Protocol):
-    """A merge method describes itself, so that tab, API, command line and documentation need no second list."""
+    """A merge method describes itself, so that tab, API, command line and documentation need no second list.
+
+    `title` is what lists of methods show, in the order of `place`; `label` is the short name in tables. `retired` are
+    options of older versions.
+    """
 
     name: str
+    title: str
+    label: str
+    place: int
     summary: str
     reference: str
     needs_statistics: bool
-    options: tuple[Option, ...]
+    options: tuple[Field, ...]
+    retired: tuple[Retired, ...] = ()
 
     def settle(self, options: dict[str, Any]) -> dict[str, Any]:
         """The options that take effect, where one of them decides over others (complete and validated before)."""

@@ -12,8 +12,14 @@ from torch import Tensor
 from lib_loraclr.core.contrast import ContrastiveObjective, descend
 from lib_loraclr.core.deltas import zero
 from lib_loraclr.core.fusion import concept_weights, energy, grams, regulariser, squared_norms, weighted_system
-from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
-from lib_loraclr.core.methods.gradient_fusion import FUSION_OPTIONS, WEIGHTINGS, balanced_fusion, statistics_of
+from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
+from lib_loraclr.core.methods.gradient_fusion import (
+    FUSION_OPTIONS,
+    RETIRED,
+    WEIGHTINGS,
+    balanced_fusion,
+    statistics_of,
+)
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.core.span import Span
 
@@ -22,18 +28,22 @@ class Contrastive(MergeMethod):
     """Minimises gradient fusion's loss plus hinges on the distance to wrong concepts, in units of each own response."""
 
     name = "contrastive"
+    title = "Contrastive (LoRACLR)"
+    label = "contrastive"
+    place = 8
     summary = "Gradient fusion that also pushes each concept away from the others; for merges that are not distilled."
     reference = "Simsar et al. 2025, LoRACLR, equations 4 to 6, in relative units and on second moments"
     needs_statistics = True
-    options: tuple[Option, ...] = (
-        Option("margin", 1.5, "Distance to wrong concepts to reach, in units of the concept's own response.", 0.0, 4.0),
-        Option("weight", 1.0, "Weight of the push against that of the fit.", 0.0, 10.0),
-        Option("against", "nearest", "Push away from the nearest wrong concept or all.", choices=("nearest", "all")),
-        Option("shrink", 0.001, "Weight of the update's norm (lambda of the paper), LoRAs' norm as unit.", 0.0, 1.0),
-        Option("steps", 12, "Most descent steps a layer.", 0, 200),
+    options: tuple[Field, ...] = (
+        Field("margin", 1.5, "Distance to wrong concepts to reach, in units of the concept's own response.", 0.0, 4.0),
+        Field("weight", 1.0, "Weight of the push against that of the fit.", 0.0, 10.0),
+        Field("against", "nearest", "Push away from the nearest wrong concept or all.", choices=("nearest", "all")),
+        Field("shrink", 0.001, "Weight of the update's norm (lambda of the paper), LoRAs' norm as unit.", 0.0, 1.0),
+        Field("steps", 12, "Most descent steps a layer.", 0, 200),
         *FUSION_OPTIONS,
-        Option("weighting", "equal", "Concepts weigh equally, by rows captured, or by own effect.", choices=WEIGHTINGS),
+        Field("weighting", "equal", "Concepts weigh equally, by rows captured, or by own effect.", choices=WEIGHTINGS),
     )  # fmt: skip
+    retired = RETIRED
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
         """Closed form first, then descent; info has the loss history and the share of active hinges."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lib_loraclr.core.deltas import Dense, zero
-from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
+from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
 from lib_loraclr.core.methods.ties import SCALE
 from lib_loraclr.core.truncation import to_total_rank
 
@@ -24,13 +24,16 @@ class Dare(MergeMethod):
     """Each entry of each delta survives with probability 1 - drop and is divided by it, so the expectation holds."""
 
     name = "dare"
+    title = "DARE"
+    label = "DARE"
+    place = 5
     summary = "Drops a random share of every LoRA's entries, scales up the rest and adds."
     reference = "Yu et al. 2024, DARE, equations 1 to 3"
     needs_statistics = False
-    options: tuple[Option, ...] = (
-        Option("drop", 0.5, "Share of entries to drop.", low=0.0, high=0.99),
+    options: tuple[Field, ...] = (
+        Field("drop", 0.5, "Share of entries to drop.", low=0.0, high=0.99),
         SCALE,
-        Option("rank", 0, "Rank of the result; 0 takes the sum of the LoRAs' ranks.", low=0),
+        Field("rank", 0, "Rank of the result; 0 takes the sum of the LoRAs' ranks.", low=0),
     )
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:

@@ -10,16 +10,20 @@ from torch import Tensor
 from lib_loraclr.core.deltas import zero
 from lib_loraclr.core.fidelity import kept_on
 from lib_loraclr.core.fusion import concept_weights, fuse
-from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option, Statistics
+from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod, Retired, Statistics
 from lib_loraclr.core.span import Span
 
-FUSION_OPTIONS: tuple[Option, ...] = (
-    Option(
+FUSION_OPTIONS: tuple[Field, ...] = (
+    Field(
         "anchor", 0.1, "Weight of 'no change' on class-word and empty prompts, against 1 for all concepts.", 0.0, 10.0
     ),
-    Option("ridge", 1e-4, "Stabiliser, as a share of the mean diagonal of the second moments.", 0.0, 10.0),
-    Option("balance", 0, "Rounds of reweighting that lift the concept that is kept worst.", 0, 20),
-    Option("rounds", 3, "Refinement rounds: capture again with the merged model running, add to all before.", 0, 10),
+    Field("ridge", 1e-4, "Stabiliser, as a share of the mean diagonal of the second moments.", 0.0, 10.0),
+    Field("balance", 0, "Rounds of reweighting that lift the concept that is kept worst.", 0, 20),
+    Field("rounds", 3, "Refinement rounds: capture again with the merged model running, add to all before.", 0, 10),
+)
+RETIRED = (
+    Retired("negatives", "swap", "the paper's negatives are gone (docs/method.md)."),
+    Retired("metric", "output", "the attention metric is gone (docs/method.md)."),
 )
 WEIGHTINGS = ("equal", "rows", "relative")
 PUBLISHED: dict[str, Any] = {"anchor": 0.0, "ridge": 1e-8, "balance": 0, "rounds": 0, "weighting": "rows"}
@@ -60,14 +64,18 @@ class GradientFusion(MergeMethod):
     """argmin_dW sum_i w_i |(dW - dW_i) X_i|^2 with neutral anchor and ridge; exactly low rank, without iteration."""
 
     name = "gradient-fusion"
+    title = "Gradient fusion (Mix-of-Show)"
+    label = "gradient fusion"
+    place = 7
     summary = "Solves for the one LoRA whose effect on each concept's features is closest to that concept's own LoRA."
     reference = "Gu et al. 2023, Mix-of-Show, section 3.3, solved in closed form; Jin et al. 2023, RegMean"
     needs_statistics = True
-    options: tuple[Option, ...] = (
+    options: tuple[Field, ...] = (
         *FUSION_OPTIONS,
-        Option("weighting", "equal", "Concepts weigh equally, by rows captured, or by own effect.", choices=WEIGHTINGS),
-        Option("published", False, "As published: no anchor, no refinement, no balance, weights by rows."),
+        Field("weighting", "equal", "Concepts weigh equally, by rows captured, or by own effect.", choices=WEIGHTINGS),
+        Field("published", False, "As published: no anchor, no refinement, no balance, weights by rows."),
     )
+    retired = RETIRED
 
     def settle(self, options: dict[str, Any]) -> dict[str, Any]:
         """`published` decides over all others."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
+from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
 from lib_loraclr.core.methods.ties import DENSITY, SCALE, ties_merge
 from lib_loraclr.core.span import Span
 
@@ -20,10 +20,13 @@ class Knots(MergeMethod):
     """
 
     name = "knots"
+    title = "KnOTS"
+    label = "KnOTS"
+    place = 6
     summary = "Rotates the LoRAs into their common directions before merging them with TIES."
     reference = "Stoica et al. 2024, KnOTS, section 4"
     needs_statistics = False
-    options: tuple[Option, ...] = (DENSITY, SCALE)
+    options: tuple[Field, ...] = (DENSITY, SCALE)
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
         """Rank at most the sum of the inputs' ranks, exactly: no truncation."""

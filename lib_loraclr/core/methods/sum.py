@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib_loraclr.core.deltas import add, zero
-from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
+from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
 
 
 class Sum(MergeMethod):
     """dW = sum_i dW_i, exact by concatenating factors."""
 
     name = "sum"
+    title = "Weighted sum"
+    label = "stacked sum"
+    place = 1
     summary = "Adds the LoRAs as a prompt with all of them would. Exact; concepts bleed into each other."
     reference = "dW = sum_i dW_i"
     needs_statistics = False
-    options: tuple[Option, ...] = ()
+    options: tuple[Field, ...] = ()
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
         """Concatenated factors; dense where an input is dense or the ranks exceed the matrix."""

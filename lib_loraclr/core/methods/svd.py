@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib_loraclr.core.deltas import add, zero
-from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
+from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
 from lib_loraclr.core.truncation import truncate
 
 
@@ -14,10 +14,13 @@ class Svd(MergeMethod):
     """The best approximation of sum_i dW_i at a rank (Eckart and Young)."""
 
     name = "svd"
+    title = "SVD of the sum"
+    label = "SVD"
+    place = 3
     summary = "Adds the LoRAs and keeps the strongest directions of the sum."
     reference = "dW = best rank-k approximation of sum_i dW_i"
     needs_statistics = False
-    options: tuple[Option, ...] = (Option("rank", 0, "Rank to keep; 0 takes the largest rank among the LoRAs.", low=0),)
+    options: tuple[Field, ...] = (Field("rank", 0, "Rank to keep; 0 takes the largest rank among the LoRAs.", low=0),)
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:
         """The truncated sum, factored."""

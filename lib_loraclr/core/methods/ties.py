@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lib_loraclr.core.deltas import Dense, zero
-from lib_loraclr.core.methods.base import LayerProblem, LayerSolution, MergeMethod, Option
+from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
 from lib_loraclr.core.truncation import to_total_rank
 
-DENSITY = Option("density", 0.2, "Share of each LoRA's largest entries to keep.", low=0.0, high=1.0)
-SCALE = Option("scale", 1.0, "Factor on the merged result.")
+DENSITY = Field("density", 0.2, "Share of each LoRA's largest entries to keep.", low=0.0, high=1.0)
+SCALE = Field("scale", 1.0, "Factor on the merged result.")
 
 
 def trimmed(matrix: Tensor, density: float) -> Tensor:
@@ -61,13 +61,16 @@ class Ties(MergeMethod):
     """TIES merging on the true deltas (factors have arbitrary signs, so electing signs on them means nothing)."""
 
     name = "ties"
+    title = "TIES"
+    label = "TIES"
+    place = 4
     summary = "Keeps each LoRA's largest entries and lets the majority decide the sign of every entry."
     reference = "Yadav et al. 2023, TIES-Merging, section 4"
     needs_statistics = False
-    options: tuple[Option, ...] = (
+    options: tuple[Field, ...] = (
         DENSITY,
         SCALE,
-        Option("rank", 0, "Rank of the result; 0 takes the sum of the LoRAs' ranks.", low=0),
+        Field("rank", 0, "Rank of the result; 0 takes the sum of the LoRAs' ranks.", low=0),
     )
 
     def solve(self, problem: LayerProblem, options: Mapping[str, Any], *, seed: int = 0) -> LayerSolution:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from lib_loraclr.core.methods import METHODS
-from lib_loraclr.core.methods.base import Option
 from lib_loraclr.frontends.api.requests import LORA_FIELDS, PLAIN
 from lib_loraclr.merging.config import JOB_OPTIONS
 from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, DTYPES, OPTIONS_VERSION, PRESETS
 from lib_loraclr.merging.overlap import KINDS
+from lib_loraclr.options import Field, as_value
 
 
 def schema() -> dict[str, Any]:
@@ -39,7 +39,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _option(option: Option) -> dict[str, Any]:
-    facts = {"name": option.name, "default": option.default, "summary": option.summary}
-    limits = {"minimum": option.low, "maximum": option.high, "choices": list(option.choices) or None}
+def _option(field: Field) -> dict[str, Any]:
+    facts = {"name": field.name, "default": as_value(field, field.default), "summary": field.help}
+    limits = {"minimum": field.low, "maximum": field.high, "choices": list(field.choices) or None}
     return facts | {name: value for name, value in limits.items() if value is not None}

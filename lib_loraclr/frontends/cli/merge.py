@@ -26,6 +26,7 @@ from lib_loraclr.merging.options import (
 from lib_loraclr.merging.outcome import MergeOutcome
 from lib_loraclr.merging.pipeline import merge
 from lib_loraclr.merging.recipe import load_recipe
+from lib_loraclr.options import Field, as_value
 
 DESCRIPTION = """Merge LoRAs into one LoRA file that keeps each of them.
 
@@ -143,9 +144,9 @@ def _method_help() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _option_line(option: Any) -> str:
-    allowed = f" ({', '.join(option.choices)})" if option.choices else ""
-    return f"{option.name}={option.default}{allowed}: {option.summary}"
+def _option_line(field: Field) -> str:
+    allowed = f" ({', '.join(field.choices)})" if field.choices else ""
+    return f"{field.name}={as_value(field, field.default)}{allowed}: {field.help}"
 
 
 def options_of(parsed: argparse.Namespace) -> MergeOptions:

@@ -9,10 +9,9 @@ from typing import Any
 import gradio as gr
 
 from lib_loraclr.core.methods import METHODS, get_method
-from lib_loraclr.core.methods.base import Option
 from lib_loraclr.frontends.gradio_compat import volatile
 from lib_loraclr.frontends.tab import settings
-from lib_loraclr.frontends.tab.settings import ADVANCED, NAMES, SIMPLE, Field, method_name, method_title
+from lib_loraclr.frontends.tab.settings import ADVANCED, NAMES, SIMPLE, Advanced, method_name, method_title
 from lib_loraclr.frontends.words import tag
 from lib_loraclr.merging.options import DTYPES
 
@@ -20,7 +19,6 @@ PRESETS = [("Best", "best"), ("Full", "full"), ("Text", "text"), ("Instant", "in
 PRESET_INFO = "Best: Full, then the new LoRA learns from each single one; the most likeness, and the time and memory of a short training. Full: every layer, solved alone, minutes. Text: text encoder and attention only, seconds. Instant: files only, no sampling, concepts bleed."  # noqa: E501
 RANKS = [("Exact", "exact"), ("One rank", "fixed"), ("Share of the effect", "energy"), ("File size", "size")]
 RANK_INFO = "Exact keeps everything (the sum of the LoRAs' ranks); the others trade likeness for a smaller file."
-TITLES = {"cfg_scale": "CFG scale", "ridge": "Ridge", "over": "Divide by"}
 
 
 @dataclass
@@ -75,15 +73,15 @@ def advanced_controls(by_name: dict[str, Any]) -> dict[str, Any]:
         )
     groups: dict[str, Any] = {}
     for method in ("", *METHODS):
-        fields = [field for field in ADVANCED if field.method == method]
+        settings_of_group = [setting for setting in ADVANCED if setting.method == method]
         shown = not method or method == SIMPLE["method"]
-        with gr.Column(visible=shown and bool(fields), elem_classes=["lct-options"]) as groups[method]:
-            if fields:
+        with gr.Column(visible=shown and bool(settings_of_group), elem_classes=["lct-options"]) as groups[method]:
+            if settings_of_group:
                 title = method_title(method) if method else "How the model is watched"
                 gr.HTML(tag("h4", title))
                 with gr.Row(elem_classes=["lct-option-row"]):
-                    for field in fields:
-                        by_name[field.name] = _option(field)
+                    for setting in settings_of_group:
+                        by_name[setting.name] = _option(setting)
     return groups
 
 
@@ -91,7 +89,7 @@ def shown_groups(method: str) -> list[Any]:
     """Updates for the groups of `advanced_controls`, in their order; `method` by name or title."""
     method = method_name(method)
     samples = get_method(method).needs_statistics
-    own = {field.method for field in ADVANCED}
+    own = {setting.method for setting in ADVANCED}
     return [gr.update(visible=name == method and name in own if name else samples) for name in ("", *METHODS)]
 
 
@@ -105,21 +103,17 @@ def summary_html(method: str) -> str:
     return tag("p", get_method(method_name(method)).summary, "lct-soft lct-summary")
 
 
-def _option(field: Field) -> Any:
-    option, elem_id = field.option, "loraclr_" + field.name.replace(".", "_").replace("-", "_")
-    label = TITLES.get(option.name, option.name.replace("_", " ").capitalize())
-    common: dict[str, Any] = {"label": label, "info": option.summary, "elem_id": elem_id, "min_width": 220}
-    if option.choices:
-        return volatile(gr.Dropdown(list(option.choices), value=option.default, **common))
-    if isinstance(option.default, bool):
-        return volatile(gr.Checkbox(option.default, **common))
-    if isinstance(option.default, str):
-        return volatile(gr.Textbox(option.default, max_lines=1, **common))
-    return volatile(gr.Number(option.default, precision=_precision(option), **common))
-
-
-def _precision(option: Option) -> int | None:
-    return 0 if isinstance(option.default, int) else None
+def _option(setting: Advanced) -> Any:
+    field, elem_id = setting.field, "loraclr_" + setting.name.replace(".", "_").replace("-", "_")
+    common: dict[str, Any] = {"label": field.label, "info": field.help, "elem_id": elem_id, "min_width": 220}
+    if field.choices:
+        return volatile(gr.Dropdown(list(field.choices), value=setting.default, **common))
+    if field.type == "flag":
+        return volatile(gr.Checkbox(setting.default, **common))
+    if field.type in ("whole", "number"):
+        precision = 0 if field.type == "whole" else None
+        return volatile(gr.Number(setting.default, precision=precision, **common))
+    return volatile(gr.Textbox(setting.default, max_lines=1, **common))
 
 
 def _radio(name: str, label: str, choices: Sequence[tuple[str, str]], info: str) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 from lib_loraclr.app.names import free_name, lora_path
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS, get_method
-from lib_loraclr.core.methods.base import Option
 from lib_loraclr.core.rank import RankPolicy
 from lib_loraclr.merging.config import JOB_OPTIONS
 from lib_loraclr.merging.options import (
@@ -21,11 +20,8 @@ from lib_loraclr.merging.options import (
     MergeOptions,
     parse_merge_options,
 )
+from lib_loraclr.options import Field, as_value
 
-_TITLES = {
-    "contrastive": "Contrastive (LoRACLR)", "gradient-fusion": "Gradient fusion (Mix-of-Show)", "sum": "Weighted sum",
-    "average": "Average", "svd": "SVD of the sum", "ties": "TIES", "dare": "DARE", "knots": "KnOTS",
-}  # fmt: skip
 RANK_KINDS = ("exact", "fixed", "energy", "size")
 SIMPLE: dict[str, Any] = {
     "preset": DEFAULT_PRESET,
@@ -45,38 +41,43 @@ Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Field:
-    """An advanced setting: an option of the capture (`method` empty) or of one method."""
+class Advanced:
+    """An advanced setting: an option of the job (`method` empty) or of one method."""
 
     method: str
-    option: Option
+    field: Field
 
     @property
     def name(self) -> str:
         """Its name among the settings."""
-        return f"{self.method or 'capture'}.{self.option.name}"
+        return f"{self.method or 'capture'}.{self.field.name}"
+
+    @property
+    def default(self) -> Any:
+        """What its control begins with."""
+        return as_value(self.field, self.field.default)
 
 
-ADVANCED: tuple[Field, ...] = (
-    *(Field("", option) for option in JOB_OPTIONS),
-    *(Field(method.name, option) for method in METHODS.values() for option in method.options),
+ADVANCED: tuple[Advanced, ...] = (
+    *(Advanced("", field) for field in JOB_OPTIONS),
+    *(Advanced(method.name, field) for method in METHODS.values() for field in method.options),
 )
-NAMES: tuple[str, ...] = (*SIMPLE, *(field.name for field in ADVANCED))
+NAMES: tuple[str, ...] = (*SIMPLE, *(setting.name for setting in ADVANCED))
 
 
 def method_title(name: str) -> str:
     """What the list of methods shows."""
-    return _TITLES.get(name, name)
+    return METHODS[name].title
 
 
 def method_name(title: str) -> str:
     """The method's name, from its name or its title."""
-    return next((name for name, shown in _TITLES.items() if shown == title), title)
+    return next((method.name for method in METHODS.values() if method.title == title), title)
 
 
 def defaults() -> dict[str, Any]:
     """Every setting's value before anybody changes it."""
-    return {**SIMPLE, **{field.name: field.option.default for field in ADVANCED}}
+    return {**SIMPLE, **{setting.name: setting.default for setting in ADVANCED}}
 
 
 def named(values: Sequence[Any]) -> dict[str, Any]:
@@ -110,9 +111,9 @@ def options_of(
     """Validated options; `loras` are entries of a recipe. Raises InputError."""
     method = str(values["method"])
     given = {
-        field.option.name: _typed(values[field.name], field.option)
-        for field in ADVANCED
-        if field.method == method or (not field.method and get_method(method).needs_statistics)
+        setting.field.name: _typed(values[setting.name], setting.field)
+        for setting in ADVANCED
+        if setting.method == method or (not setting.method and get_method(method).needs_statistics)
     }
     raw: dict[str, Any] = {name: values[name] for name in ("preset", "method", "dtype", "overwrite")}
     raw |= {
@@ -145,9 +146,10 @@ def from_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         found["seed"] = seed
     found |= _rank_values(recipe.get("rank"))
     given = recipe.get("option")
-    for field in ADVANCED if isinstance(given, Mapping) else ():
-        if field.method in ("", method) and isinstance(given.get(field.option.name), type(field.option.default)):
-            found[field.name] = given[field.option.name]
+    for setting in ADVANCED if isinstance(given, Mapping) else ():
+        value = given.get(setting.field.name)
+        if setting.method in ("", method) and isinstance(value, type(setting.default)):
+            found[setting.name] = value
     return found
 
 
@@ -167,10 +169,8 @@ def next_name(folder: Path, name: str) -> str:
     return free_name(folder, name)
 
 
-def _typed(value: Any, option: Option) -> Any:
-    if isinstance(option.default, bool) or not isinstance(option.default, int):
-        return value
-    return _whole(value)
+def _typed(value: Any, field: Field) -> Any:
+    return _whole(value) if field.type == "whole" else value
 
 
 def _whole(value: Any) -> Any:
