@@ -40,13 +40,13 @@ def merge_on(inputs: str, options: MergeOptions, host: DiffusionHost, progress: 
         problems = problems_of(concepts, shapes, known)
         merged = solve(
             problems, "gradient-fusion", plan.student_options, plan=plan, progress=progress,
-            label=f"Solving for round {number}", measure=False,
+            detail=f"round {number}", measure=False,
         )  # fmt: skip
         student = {name: layer.delta for name, layer in merged.items()}
         found = watch(student=student, round=number)
         known = found if inputs == "student" else combine(teacher, found)
     solved = solve(
         problems_of(concepts, shapes, known), plan.method.name, plan.method_options, plan=plan,
-        progress=progress, label="Solving", rank=plan.rank, measure=False,
+        progress=progress, rank=plan.rank, measure=False,
     )  # fmt: skip
     return {name: layer.delta for name, layer in solved.items()}

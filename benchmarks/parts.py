@@ -25,6 +25,7 @@ from benchmarks.ways import Way
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.evaluation.painting import paint, sampling_steps
 from lib_loraclr.evaluation.scores import rounded, score
+from lib_loraclr.model import Phase
 
 PARTS = {
     "none": r"(?!)",
@@ -48,7 +49,7 @@ def measure(study: Study, unit: Unit, merged: Mapping[str, Delta], pattern: str)
     """Mean identity cosine of every concept, on the prompts and seeds of the study."""
     world, brush, found = study.world, study.world.set.brush, list[float]()
     steps = sampling_steps(world.host, brush, study.scale.pictures)
-    study.progress.phase(f"Painting {unit.way.label}", len(unit.names) * steps)
+    study.progress.phase(Phase.GENERATE, len(unit.names) * steps, unit.way.label)
     for concept in world.concepts(unit.names):
         texts, update = study.prompts(concept.name, unit), hybrid(concept.deltas, merged, pattern)
         pictures = paint(world.host, update, texts, study.seeds(concept.name), brush, study.progress)

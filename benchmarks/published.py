@@ -28,7 +28,7 @@ from lib_loraclr.capture.prompts import phrase
 from lib_loraclr.core.deltas import Delta, Dense
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.merging.inputs import Concept
-from lib_loraclr.model import DiffusionHost, Progress, SampleRequest
+from lib_loraclr.model import DiffusionHost, Phase, Progress, SampleRequest
 
 STAGES = ("text", "keys and values", "spatial")
 STEPS, SEED = 20, 0
@@ -52,7 +52,7 @@ def merge_published(
         names = sorted({name for c in concepts for name in c.deltas if stage_of(name) == stage})
         rows = [_rows(host, concept, stage, names, merged) for concept in concepts]
         if progress is not None:
-            progress.phase(f"Reference loop: {stage}", len(names))
+            progress.phase(Phase.SOLVE, len(names), f"reference loop, {stage}")
         solved: dict[str, Delta] = {}
         for name in names:
             weight = host.base_weight(name).flatten(1)

@@ -24,7 +24,7 @@ from lib_loraclr.evaluation.folder import EvaluationFolder, read_picture, write_
 from lib_loraclr.evaluation.meters import Pictures
 from lib_loraclr.evaluation.painting import paint, sampling_steps
 from lib_loraclr.evaluation.scores import ConceptScore, drift, make_row, rounded, score
-from lib_loraclr.model import Progress
+from lib_loraclr.model import Phase, Progress
 
 SINGLE = Way("single")
 NEUTRAL_SEEDS = 2
@@ -136,7 +136,7 @@ class Study:
         seeds = [seed for name in names for seed in self.seeds(name)]
         steps = sampling_steps(world.host, brush, len(prompts))
         steps += sampling_steps(world.host, brush, NEUTRAL_SEEDS * len(self.settings["neutral_prompts"]))
-        self.progress.phase(f"Painting {unit.way.label}, {len(names)}", steps)
+        self.progress.phase(Phase.GENERATE, steps, f"{unit.way.label}, {len(names)}")
         base = self.neutral({}) if self._base is None else self._base
         self._base = base
         painted = paint(world.host, update, prompts, seeds, brush, self.progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -47,11 +48,31 @@ class SampleRequest:
     regions: Any = None  # a `regional.lora.RegionalRequest`; hosts that only capture need not know them
 
 
-class Progress(Protocol):
-    """Progress out, cancellation in. Implementations: command line bar, WebUI state, silent."""
+class Phase(Enum):
+    """What a job is doing; the value is what people read."""
 
-    def phase(self, name: str, steps: int) -> None:
-        """A phase of `steps` steps begins."""
+    READ = "Reading the LoRAs"
+    LOAD = "Loading the model"
+    WATCH = "Watching the model"
+    SOLVE = "Solving"
+    EVALUATE = "Evaluating each LoRA"
+    DRAW = "Drawing with each LoRA"
+    LEARN = "Distilling"
+    MEASURE = "Measuring the merge"
+    COMPARE = "Comparing"
+    WRITE = "Writing"
+    GENERATE = "Generating pictures"
+
+    def words(self, detail: str = "") -> str:
+        """The text to show, with what sets this phase apart from others of its kind."""
+        return f"{self.value}: {detail}" if detail else self.value
+
+
+class Progress(Protocol):
+    """Progress out, cancellation in. Implementations: `app.jobs.JobProgress`, and `SilentProgress`."""
+
+    def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
+        """A phase of `steps` steps begins; `detail` sets it apart from others of its kind."""
         ...
 
     def step(self, text: str = "") -> None:
@@ -66,7 +87,7 @@ class Progress(Protocol):
 class SilentProgress:
     """A Progress that nobody watches and nobody cancels."""
 
-    def phase(self, name: str, steps: int) -> None:
+    def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
         """Nothing."""
 
     def step(self, text: str = "") -> None:

@@ -35,6 +35,7 @@ from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint  # noqa
 from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions  # noqa: E402
 from lib_loraclr.merging.outcome import MergeOutcome  # noqa: E402
 from lib_loraclr.merging.pipeline import merge  # noqa: E402
+from lib_loraclr.model import Phase  # noqa: E402
 from miniature.measure import Meter  # noqa: E402
 
 BATCH = 16
@@ -140,7 +141,7 @@ class Demo:
         with host.ready():
             painter = Painter(host)
             for index, concept in enumerate(self.concepts):
-                self.progress.phase(f"Painting {concept['name']}", steps)
+                self.progress.phase(Phase.GENERATE, steps, concept["name"])
                 tags = [f"<lora:{file}:1>" for file in (files[index], published, full, merged)]
                 rows.append([self.paint(painter, index, tag) for tag in (tags[0], stack, *tags[1:])])
         return rows

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lib_loraclr.model import DiffusionHost, ModelInfo, Progress
+from lib_loraclr.model import DiffusionHost, ModelInfo, Phase, Progress
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Application(Protocol):
         ...
 
     def job(
-        self, title: str, task_id: str, phases: Sequence[tuple[str, float]] = ()
+        self, title: str, task_id: str, phases: Sequence[tuple[Phase, float]] = ()
     ) -> AbstractContextManager[Progress]:
         """Scope of one job: waits for the program's queue, shows its progress bar under `task_id`, and cancels.
 

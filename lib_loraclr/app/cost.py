@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lib_loraclr.distill.exam import exam_settings
 from lib_loraclr.merging.config import Plan
+from lib_loraclr.model import Phase
 
 # What does not ask the model, in forward passes of it; a phase that does not come (cached) is jumped over.
 READ, LOAD, TEXT_ROUND, SOLVE, WRITE = 10, 50, 20, 50, 20
@@ -47,14 +48,14 @@ class Passes(NamedTuple):
         return self.exam + self.lessons + self.learning
 
 
-def expected_phases(plan: Plan) -> list[tuple[str, float]]:
-    """(beginning of the phase's name, relative duration) of every phase that `merge` announces, in order."""
+def expected_phases(plan: Plan) -> list[tuple[Phase, float]]:
+    """(phase, relative duration) of every phase that `merge` announces, in order."""
     passes = Passes.of(plan, len(plan.options.lora))
-    phases: list[tuple[str, float]] = [("Reading", READ)]
+    phases: list[tuple[Phase, float]] = [(Phase.READ, READ)]
     if plan.samples:
-        phases += [("Loading", LOAD), ("Watching", passes.teachers + TEXT_ROUND)]
-        phases += [("Solving", SOLVE), ("Watching", passes.round + TEXT_ROUND)] * plan.rounds
+        phases += [(Phase.LOAD, LOAD), (Phase.WATCH, passes.teachers + TEXT_ROUND)]
+        phases += [(Phase.SOLVE, SOLVE), (Phase.WATCH, passes.round + TEXT_ROUND)] * plan.rounds
     if plan.distill.steps:
-        phases += [("Solving", SOLVE), ("Asking", passes.exam), ("Drawing", passes.lessons)]
-        phases += [("Distilling", passes.learning)]
-    return [*phases, ("Solving", SOLVE), ("Writing", WRITE)]
+        phases += [(Phase.SOLVE, SOLVE), (Phase.EVALUATE, passes.exam), (Phase.DRAW, passes.lessons)]
+        phases += [(Phase.LEARN, passes.learning)]
+    return [*phases, (Phase.SOLVE, SOLVE), (Phase.WRITE, WRITE)]

@@ -10,12 +10,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from lib_loraclr.app.application import JobState
 from lib_loraclr.core.errors import Cancelled, LoraclrError
+from lib_loraclr.model import Phase
 
 REMEMBERED = 64  # finished tasks whose state can still be asked for
 WAIT_SECONDS = 0.1  # how often a waiting job looks whether it was cancelled
 
-Phases = Sequence[tuple[str, float]]
-"""Expected phases of a job in order: the beginning of the name and a relative duration (`jobs.expected`)."""
+Phases = Sequence[tuple[Phase, float]]
+"""Expected phases of a job in order, each with a relative duration (`app.cost`)."""
 
 
 class TaskProgress:
@@ -36,11 +37,11 @@ class TaskProgress:
         self.check()
         self.state, self._started = "running", time.monotonic()
 
-    def phase(self, name: str, steps: int) -> None:
+    def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
         """A phase of `steps` steps begins; what was expected before it does not come any more."""
-        self.name, self.steps, self.done, self.text = name, max(1, steps), 0, ""
+        self.name, self.steps, self.done, self.text = phase.words(detail), max(1, steps), 0, ""
         for position in range(self._position + 1, len(self.expected)):
-            if name.startswith(self.expected[position][0]):
+            if self.expected[position][0] is phase:
                 self._skipped += sum(weight for _, weight in self.expected[self._position + 1 : position])
                 self._position = position
                 break

@@ -16,7 +16,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.core.methods.base import Statistics
 from lib_loraclr.core.moments import SecondMoment, moment_dtype
-from lib_loraclr.model import DiffusionHost, Progress
+from lib_loraclr.model import DiffusionHost, Phase, Progress
 
 Moments = dict[str, SecondMoment]
 
@@ -140,7 +140,7 @@ class _Plan:
                 progress.message(
                     f"{size} MiB of moments exceed the memory budget: every run is repeated {passes} times."
                 )
-            progress.phase("Watching the model", sum(self._steps(run) for run, _ in self._todo))
+            progress.phase(Phase.WATCH, sum(self._steps(run) for run, _ in self._todo))
         for run, group in self._todo:
             self._pass(run, group, progress)
 

@@ -20,7 +20,7 @@ from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.distill.lessons import LessonMaker, Lessons, sampled_steps
 from lib_loraclr.distill.run import loss_weights
 from lib_loraclr.distill.settings import DistillSettings
-from lib_loraclr.model import DifferentiableHost, Progress
+from lib_loraclr.model import DifferentiableHost, Phase, Progress
 
 NUMBER = 950  # of the capture's rounds: noise and neutral pictures of its own
 AT_ONCE = 4  # rows a prediction
@@ -47,7 +47,7 @@ class Exam:
     ) -> Exam:
         """Draw the pictures and ask every single LoRA. Call it inside `host.ready()`."""
         asked = exam_settings(settings)
-        progress.phase("Asking each LoRA", exam_steps(len(concepts), settings, capture))
+        progress.phase(Phase.EVALUATE, exam_steps(len(concepts), settings, capture))
         maker = LessonMaker(host, asked, capture, progress, NUMBER)
         few = replace(capture, preset="full", held_out_prompts=asked.pictures, neutral_prompts=asked.neutral)
         for concept in concepts:

@@ -23,7 +23,7 @@ from lib_loraclr.formats.output import probe, write_text
 from lib_loraclr.formats.weighted import check_families, host_shapes, read_files, weighted_deltas
 from lib_loraclr.merging.inputs import Concept, make_concepts
 from lib_loraclr.merging.options import LoraChoice
-from lib_loraclr.model import DiffusionHost, Progress
+from lib_loraclr.model import DiffusionHost, Phase, Progress
 from lib_loraclr.opening import HostOpener, resolve_device
 from lib_loraclr.timing import Stopwatch
 
@@ -87,7 +87,7 @@ def evaluate(
     loras = read_files([subject.choice.file for subject in options.subjects])
     check_families(loras)
     device = str(resolve_device(options.device))
-    progress.phase("Loading the model", 1)
+    progress.phase(Phase.LOAD, 1)
     host = open_host(options.checkpoint, device)
     progress.step()
     with host.ready():
@@ -164,7 +164,7 @@ class _Job:
         options, scores, counts = self.options, list[ConceptScore](), dict[str, int]()
         self.folder.begin_way(way.name, way.source)
         per = sampling_steps(self.host, options.brush, options.pictures)
-        progress.phase(f"Painting: {way.label}", per * len(options.subjects))
+        progress.phase(Phase.GENERATE, per * len(options.subjects), way.label)
         for subject, updates, texts, own in zip(
             options.subjects, way.updates, self.prompts, self.references, strict=True
         ):
@@ -201,7 +201,8 @@ class _Job:
             return None
         texts = [prompt for _ in range(NEUTRAL_SEEDS) for prompt in options.neutral]
         seeds = [options.seed + NEUTRAL_OFFSET + k for k in range(len(texts))]
-        progress.phase(f"Neutral prompts: {way.label}", 2 * sampling_steps(self.host, options.brush, len(texts)))
+        steps = 2 * sampling_steps(self.host, options.brush, len(texts))
+        progress.phase(Phase.GENERATE, steps, f"neutral prompts, {way.label}")
         plain = Way("none", "no LoRA", (), {})
         base = self._painted(plain, "neutral", {}, texts, seeds, progress)
         changed = self._painted(way, "neutral", way.neutral or {}, texts, seeds, progress)

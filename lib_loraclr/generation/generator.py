@@ -18,7 +18,7 @@ from lib_loraclr.formats.output import all_or_nothing, check_job_output, write_b
 from lib_loraclr.formats.weighted import check_families, find_lora, host_shapes, weighted_deltas
 from lib_loraclr.generation.pictures import contact_sheet, infotext, png, to_images
 from lib_loraclr.generation.prompt_tags import LoraTag, split_prompt
-from lib_loraclr.model import DiffusionHost, Progress, SampleRequest
+from lib_loraclr.model import DiffusionHost, Phase, Progress, SampleRequest
 from lib_loraclr.opening import HostOpener, resolve_device
 from lib_loraclr.regional import Region, RegionalSpec, dump_spec
 from lib_loraclr.regional.lora import RegionalRequest
@@ -180,7 +180,7 @@ def generate(options: GenerateOptions, *, open_host: HostOpener, progress: Progr
     outputs, grid = _outputs(options)
     _check_loras(options)
     device = str(resolve_device(options.device))
-    progress.phase("Loading the model", 1)
+    progress.phase(Phase.LOAD, 1)
     host = open_host(options.checkpoint, device)
     progress.step()
     seeds = [options.seed + k for k in range(options.count)]
@@ -192,7 +192,7 @@ def generate(options: GenerateOptions, *, open_host: HostOpener, progress: Progr
         pictures: list[Any] = []
         for start in range(0, len(seeds), batch):
             chunk = seeds[start : start + batch]
-            progress.phase(f"Sampling {start + 1} to {start + len(chunk)} of {len(seeds)}", options.steps)
+            progress.phase(Phase.GENERATE, options.steps, f"{start + 1} to {start + len(chunk)} of {len(seeds)}")
             pixels = painter.paint(
                 options.prompt,
                 chunk,

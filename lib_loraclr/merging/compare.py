@@ -18,7 +18,7 @@ from lib_loraclr.merging.inputs import Concept
 from lib_loraclr.merging.overlap import overlap_of
 from lib_loraclr.merging.report import MergeReport, Variant
 from lib_loraclr.merging.solve import problems_of, solve
-from lib_loraclr.model import Progress
+from lib_loraclr.model import Phase, Progress
 from lib_loraclr.version import __version__
 
 
@@ -94,7 +94,7 @@ def _variants(
     for label, method, options, statistics in ways:
         problems = problems_of(task.acting, task.shapes, statistics)
         layers = solve(
-            problems, method, options, plan=plan, progress=progress, label=f"Comparing: {label}", measure=False
+            problems, method, options, plan=plan, progress=progress, phase=Phase.COMPARE, detail=label, measure=False
         )
         if learned.exam is None:
             layers = {name: replace(layer, fidelity=_measure(inputs[name], layer)) for name, layer in layers.items()}

@@ -16,7 +16,7 @@ from lib_loraclr.merging.config import Plan
 from lib_loraclr.merging.inputs import Concept, make_concepts, read_inputs, require_triggers
 from lib_loraclr.merging.options import MergeOptions
 from lib_loraclr.merging.solve import Gathered, gather, problems_of
-from lib_loraclr.model import DiffusionHost, ModelInfo, Progress
+from lib_loraclr.model import DiffusionHost, ModelInfo, Phase, Progress
 from lib_loraclr.opening import HostOpener
 from lib_loraclr.timing import Stopwatch
 
@@ -62,7 +62,7 @@ def prepare(plan: Plan, open_host: HostOpener, progress: Progress, watch: Stopwa
     """Read and check the inputs, open the model where the merge needs one, and gather statistics."""
     options = plan.options
     with watch("read"):
-        progress.phase("Reading the LoRAs", 1)
+        progress.phase(Phase.READ, 1)
         loras = read_inputs(options.lora)
         progress.step()
     if not (plan.samples or needs_base(loras) or options.checkpoint):
@@ -72,7 +72,7 @@ def prepare(plan: Plan, open_host: HostOpener, progress: Progress, watch: Stopwa
         return Task(concepts, shapes, Gathered({}, {}), warnings, None)
     with ExitStack() as stack:
         with watch("load"):
-            progress.phase("Loading the model", 1)
+            progress.phase(Phase.LOAD, 1)
             host = open_host(options.checkpoint, str(plan.device))
             stack.enter_context(host.ready())
             progress.step()

@@ -24,7 +24,7 @@ from lib_loraclr.formats import FileWarning
 from lib_loraclr.merging.config import Plan
 from lib_loraclr.merging.context import Task
 from lib_loraclr.merging.solve import solve_student
-from lib_loraclr.model import DifferentiableHost, Progress
+from lib_loraclr.model import DifferentiableHost, Phase, Progress
 from lib_loraclr.timing import Stopwatch
 
 UNSEEN = ("held_out_prompts", "memory_budget_mib")  # capture settings that change nothing of what is learned
@@ -56,7 +56,7 @@ def learn(plan: Plan, task: Task, progress: Progress, watch: Stopwatch) -> Learn
     if not plan.distill.steps:
         return Learned()
     with watch("solve"):
-        start = solve_student(task.problems, plan, progress, "Solving for the distillation")
+        start = solve_student(task.problems, plan, progress, "start of the distillation")
     try:
         with watch("distill"):
             learned, exam = _learned(plan, task, start, progress)
@@ -90,9 +90,9 @@ def _learned(
             exam = Exam.prepare(host, concepts, settings, plan.capture, progress)
             exam.store(cache, keys.exam)
         if update is None:
-            progress.phase("Drawing with each LoRA", sampled_steps(len(concepts), settings, plan.capture))
+            progress.phase(Phase.DRAW, sampled_steps(len(concepts), settings, plan.capture))
             lessons = record(host, concepts, settings, plan.capture, progress)
-            progress.phase("Distilling", settings.steps)
+            progress.phase(Phase.LEARN, settings.steps)
             found = distill(host, start, lessons, settings, progress, seed=plan.options.seed)
             _tell(found, progress)
             update = found.deltas

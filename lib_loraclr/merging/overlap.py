@@ -15,7 +15,7 @@ from lib_loraclr.formats.weighted import host_shapes, needs_base
 from lib_loraclr.merging.inputs import Concept, make_concepts, read_inputs
 from lib_loraclr.merging.options import LoraChoice
 from lib_loraclr.merging.outcome import finite
-from lib_loraclr.model import DiffusionHost, Progress
+from lib_loraclr.model import DiffusionHost, Phase, Progress
 
 KINDS = ("cosine", "inputs", "outputs")
 
@@ -43,7 +43,7 @@ def overlap(
 ) -> Overlap:
     """Compare every pair of files. `open_host` is used only for types that are defined by the base weight."""
     choices = [LoraChoice(file) for file in files]
-    progress.phase("Reading", 1)
+    progress.phase(Phase.READ, 1)
     loras = read_inputs(choices)
     progress.step()
     with ExitStack() as stack:

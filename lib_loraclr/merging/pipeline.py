@@ -36,9 +36,8 @@ def merge(options: MergeOptions, *, open_host: HostOpener, progress: Progress) -
     task = prepare(plan, open_host, progress, watch)
     learned = learn(plan, task, progress, watch)
     with watch("solve"):
-        method, label = plan.method.name, "Solving"
         merged = solve(
-            task.problems, method, plan.method_options, plan=plan, progress=progress, label=label, rank=plan.rank,
+            task.problems, plan.method.name, plan.method_options, plan=plan, progress=progress, rank=plan.rank,
             correction=learned.correction,
         )  # fmt: skip
     warnings = [*name_warnings(options.out, files), *task.warnings, *_layer_warnings(merged, plan)]

@@ -13,7 +13,7 @@ from lib_loraclr.core.problem import LayerProblem, Statistics
 from lib_loraclr.core.rank import RankPolicy
 from lib_loraclr.merging.config import Plan
 from lib_loraclr.merging.inputs import Concept
-from lib_loraclr.model import DiffusionHost, Progress
+from lib_loraclr.model import DiffusionHost, Phase, Progress
 from lib_loraclr.timing import Stopwatch
 
 
@@ -53,7 +53,7 @@ def gather(
     for number in range(1, plan.rounds + 1):
         with watch("solve"):
             problems = problems_of(concepts, shapes, everything)
-            student = solve_student(problems, plan, progress, f"Solving for round {number} of {plan.rounds}")
+            student = solve_student(problems, plan, progress, f"round {number} of {plan.rounds}")
         with watch("capture"):
             everything = combine(everything, watched(student=student, round=number))
     return Gathered(teacher, everything, limits)
@@ -70,10 +70,10 @@ def problems_of(
     return problems
 
 
-def solve_student(problems: Sequence[LayerProblem], plan: Plan, progress: Progress, label: str) -> dict[str, Delta]:
+def solve_student(problems: Sequence[LayerProblem], plan: Plan, progress: Progress, detail: str) -> dict[str, Delta]:
     """The gradient fusion that runs in refinement rounds and that a distillation begins with, at its exact ranks."""
     method, options = "gradient-fusion", plan.student_options
-    merged = solve(problems, method, options, plan=plan, progress=progress, label=label, measure=False)
+    merged = solve(problems, method, options, plan=plan, progress=progress, detail=detail, measure=False)
     return {name: layer.delta for name, layer in merged.items()}
 
 
@@ -84,13 +84,14 @@ def solve(
     *,
     plan: Plan,
     progress: Progress,
-    label: str,
+    phase: Phase = Phase.SOLVE,
+    detail: str = "",
     rank: RankPolicy | None = None,
     correction: Mapping[str, Delta] | None = None,
     measure: bool = True,
 ) -> dict[str, MergedLayer]:
     """Merge all layers with progress by layer."""
-    progress.phase(label, len(problems))
+    progress.phase(phase, len(problems), detail)
     return merge_layers(
         problems,
         method,

@@ -22,7 +22,7 @@ from lib_loraclr.merging.context import Task
 from lib_loraclr.merging.outcome import ConceptOutcome, MergeOutcome, finite
 from lib_loraclr.merging.recipe import recipe_for_file
 from lib_loraclr.merging.report import MergeReport, render_html
-from lib_loraclr.model import Progress
+from lib_loraclr.model import Phase, Progress
 from lib_loraclr.timing import Stopwatch, peak_device_memory_mib, peak_memory_mib
 
 
@@ -47,7 +47,7 @@ def deliver(
     loras = [concept.lora for concept in task.concepts]
     metadata = merged_metadata(out.stem, task.family, loras, recipe_for_file(options, _file_inputs(task, outcomes)))
     reports = [options.report / f"{out.stem}.report.{kind}" for kind in ("json", "html")] if options.report else []
-    progress.phase("Writing", 2)
+    progress.phase(Phase.WRITE, 2)
     with all_or_nothing(out, sidecar_path(out), *reports, folder=options.report):
         progress.step()
         with watch("write"):

@@ -25,6 +25,7 @@ from lib_loraclr.core.methods import METHODS, complete_options
 from lib_loraclr.evaluation.folder import EvaluationFolder
 from lib_loraclr.evaluation.painting import paint, stacked
 from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET
+from lib_loraclr.model import Phase
 
 FIELDS = ["method", "options", "n", "draw", "text", "image", "identity_cosine", "identity_rate",
           "worst_identity_cosine", "drift"]  # fmt: skip
@@ -109,8 +110,8 @@ def test_it_resumes_and_repeats(done: tuple[Study, Path, EvaluationFolder], tmp_
     assert len(again.units.path.read_text().splitlines()) == len(lines)
     for name in ("fidelity.json", "combinations.json", "fidelity_details.json"):
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
-    painted = [name for name, _ in again.progress.phases if name.startswith("Painting")]
-    assert painted == ["Painting stacked sum, 2"]
+    painted = [name for name, _ in again.progress.phases if name.startswith(Phase.GENERATE.value)]
+    assert painted == ["Generating pictures: stacked sum, 2"]
 
 
 def test_single_loras_are_of_the_draws_that_were_merged() -> None:

@@ -75,6 +75,7 @@ def test_everything_can_be_chosen_by_keyboard(tab_page: Any) -> None:
 def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     from lib_loraclr.app.catalogue import lora_files
     from lib_loraclr.merging.overlap import overlap
+    from lib_loraclr.model import SilentProgress
 
     tab_page.open()
     tab, names, page = tab_page.tab, tab_page.tab.names, tab_page.page
@@ -82,7 +83,7 @@ def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     page.locator("#loraclr_matrix svg").wait_for()
     page.locator("#loraclr_matrix svg .cell").nth(8).wait_for()
     paths = {path.stem: path for path in lora_files(tab.loras)}
-    expected = overlap([paths[name] for name in names], progress=_Silent()).matrix
+    expected = overlap([paths[name] for name in names], progress=SilentProgress()).matrix
     shown = [float(text) for text in page.locator("#loraclr_matrix svg .cell").all_text_contents()]
     assert shown == [round(value, 2) + 0.0 for row in expected for value in row]
     tab_page.shot("chosen")
@@ -177,11 +178,3 @@ def test_a_page_opened_during_a_merge_follows_it(tab_page: Any, browser: Any) ->
     finally:
         other.page.close()
     assert "never" not in tab_page.tab.merged()
-
-
-class _Silent:
-    def phase(self, name: str, steps: int) -> None: ...
-
-    def step(self, text: str = "") -> None: ...
-
-    def message(self, text: str) -> None: ...

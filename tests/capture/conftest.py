@@ -12,6 +12,7 @@ from lib_loraclr.capture import CaptureConcept
 from lib_loraclr.core.deltas import Delta, LayerShape, LowRank
 from lib_loraclr.core.errors import Cancelled
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
+from lib_loraclr.model import Phase
 
 ENDINGS = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.fc2", "attn1.to_q", "attn1.to_k", "attn1.to_v",
@@ -26,7 +27,7 @@ class Counting:
         self.stop, self.steps, self.announced = stop, 0, 0
         self.messages: list[str] = []
 
-    def phase(self, name: str, steps: int) -> None:
+    def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
         self.announced += steps
 
     def step(self, text: str = "") -> None:

@@ -19,7 +19,7 @@ from lib_loraclr.capture import CaptureConcept, CaptureSettings, StatisticsCache
 from lib_loraclr.core.deltas import LowRank
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.hosts.standalone import StandaloneHost
-from lib_loraclr.model import SampleRequest
+from lib_loraclr.model import Phase, SampleRequest
 
 SPEC = importlib.util.spec_from_file_location("standin", Path(__file__).with_name("standin.py"))
 standin = importlib.util.module_from_spec(SPEC)
@@ -174,12 +174,12 @@ def test_what_cannot_be_captured_is_said(webui: Any, monkeypatch: pytest.MonkeyP
 
 def test_the_bar_moves_and_the_interrupt_button_cancels(webui: Any) -> None:
     state, queue = webui.shared.state, webui.call_queue.queue_lock
-    with webui.application.job("Merge", "task(a)", [("capture", 3.0), ("Solving", 1.0)]) as progress:
+    with webui.application.job("Merge", "task(a)", [(Phase.WATCH, 3.0), (Phase.SOLVE, 1.0)]) as progress:
         assert queue.locked()
-        progress.phase("capture", 2)
+        progress.phase(Phase.WATCH, 2)
         progress.step("anna")
         assert state.sampling_step / state.sampling_steps / state.job_count == pytest.approx(3 / 8)
-        assert state.textinfo == "capture 1/2: anna"
+        assert state.textinfo == "Watching the model 1/2: anna"
         assert webui.application.progress("task(a)").state == "running"
         state.interrupted = True
         with pytest.raises(Cancelled):

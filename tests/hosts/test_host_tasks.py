@@ -8,24 +8,28 @@ import pytest
 
 from lib_loraclr.app.jobs import REMEMBERED, TaskBoard, TaskProgress
 from lib_loraclr.core.errors import Cancelled, LoraclrError
+from lib_loraclr.model import Phase
 
-PHASES = [("Reading", 1.0), ("capture", 6.0), ("Solving", 1.0), ("capture", 6.0), ("Solving", 1.0), ("Writing", 1.0)]
+PHASES = [
+    (Phase.READ, 1.0), (Phase.WATCH, 6.0), (Phase.SOLVE, 1.0), (Phase.WATCH, 6.0), (Phase.SOLVE, 1.0),
+    (Phase.WRITE, 1.0),
+]  # fmt: skip
 
 
 def test_fraction_is_of_the_whole_job_and_jumps_over_phases_that_do_not_come() -> None:
     progress = TaskProgress("merge", PHASES)
     progress.begin()
     assert progress.fraction() == 0.0
-    progress.phase("Reading the LoRAs", 1)
+    progress.phase(Phase.READ, 1)
     progress.step()
     assert progress.fraction() == pytest.approx(1 / 16)
-    progress.phase("capture", 4)
+    progress.phase(Phase.WATCH, 4)
     for _ in range(3):
         progress.step()
     assert progress.fraction() == pytest.approx((1 + 6 * 3 / 4) / 16)
-    progress.phase("Solving for round 1 of 1", 10)
+    progress.phase(Phase.SOLVE, 10, "round 1 of 1")
     assert progress.fraction() == pytest.approx(7 / 16)
-    progress.phase("Solving", 2)  # the second capture was found in the cache
+    progress.phase(Phase.SOLVE, 2)  # the second capture was found in the cache
     progress.step("unet.conv_in")
     assert progress.fraction() == pytest.approx((8 + 0.5) / 10)
     state = progress.snapshot()
@@ -38,7 +42,7 @@ def test_fraction_is_of_the_whole_job_and_jumps_over_phases_that_do_not_come() -
 
 def test_without_expected_phases_the_fraction_is_the_phase_s() -> None:
     progress = TaskProgress("overlap")
-    progress.phase("Reading", 4)
+    progress.phase(Phase.READ, 4)
     progress.step()
     assert progress.fraction() == 0.25
     for _ in range(9):  # a phase that runs over its announced length stays at its end
@@ -49,7 +53,7 @@ def test_without_expected_phases_the_fraction_is_the_phase_s() -> None:
 def test_a_cancelled_job_stops_at_its_next_step_and_the_board_is_free_again() -> None:
     board = TaskBoard()
     with board.job("a", TaskProgress("first")) as progress:
-        progress.phase("Solving", 3)
+        progress.phase(Phase.SOLVE, 3)
         progress.step()
         assert board.cancel("a")
         with pytest.raises(Cancelled):

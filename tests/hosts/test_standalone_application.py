@@ -16,6 +16,7 @@ from lib_loraclr.formats.weighted import find_lora
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 from lib_loraclr.merging.config import plan_of
 from lib_loraclr.merging.options import parse_merge_options
+from lib_loraclr.model import Phase
 
 
 def lora_file(path: Path, seed: int = 0) -> Path:
@@ -92,10 +93,10 @@ def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: in
     raw = {"lora": ["a.safetensors"], "out": "m.safetensors", "preset": preset, "device": "cpu"}
     plan = plan_of(parse_merge_options({**raw, "option": {} if rounds is None else {"rounds": rounds}}))
     names = [name for name, _ in expected_phases(plan)]
-    assert names[0] == "Reading"
-    assert names[-2:] == ["Solving", "Writing"]
-    assert names.count("Watching") == (0 if rounds is None else rounds + 1)
-    learning = ["Solving", "Asking", "Drawing", "Distilling", "Solving", "Writing"]
+    assert names[0] is Phase.READ
+    assert names[-2:] == [Phase.SOLVE, Phase.WRITE]
+    assert names.count(Phase.WATCH) == (0 if rounds is None else rounds + 1)
+    learning = [Phase.SOLVE, Phase.EVALUATE, Phase.DRAW, Phase.LEARN, Phase.SOLVE, Phase.WRITE]
     assert (names[-6:] == learning) == (preset == "best")
 
 
@@ -103,5 +104,5 @@ def test_a_longer_distillation_is_expected_to_take_longer(tmp_path: Path) -> Non
     raw = {"lora": ["a.safetensors", "b.safetensors"], "out": "m.safetensors", "device": "cpu"}
     plans = [plan_of(parse_merge_options({**raw, "option": {"distill": steps}})) for steps in (5, 100)]
     short, long = (dict(expected_phases(plan)) for plan in plans)
-    assert long["Distilling"] == 20 * short["Distilling"] == 3 * 12 * 200
-    assert long["Drawing"] == short["Drawing"] == (2 * 16 + 32) * (2 * 20 + 16)
+    assert long[Phase.LEARN] == 20 * short[Phase.LEARN] == 3 * 12 * 200
+    assert long[Phase.DRAW] == short[Phase.DRAW] == (2 * 16 + 32) * (2 * 20 + 16)

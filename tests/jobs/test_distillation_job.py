@@ -24,7 +24,7 @@ from lib_loraclr.merging.options import LoraChoice, MergeOptions
 from lib_loraclr.merging.pipeline import merge
 
 
-@pytest.mark.parametrize("phase", ["Asking each LoRA", "Drawing with each LoRA", "Distilling"])
+@pytest.mark.parametrize("phase", ["Evaluating each LoRA", "Drawing with each LoRA", "Distilling"])
 def test_cancel_leaves_no_file_and_no_hook(
     host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path, phase: str
 ) -> None:
@@ -49,8 +49,8 @@ def test_a_merge_with_it_differs_repeats_and_says_so(
     files = {name: outcome.out.read_bytes() for name, (outcome, _) in made.items()}
     assert files["first"] == files["again"] == files["other cache"] != files["without"]
     learning = [
-        "Solving for the distillation",
-        "Asking each LoRA",
+        "Solving: start of the distillation",
+        "Evaluating each LoRA",
         "Drawing with each LoRA",
         "Distilling",
         "Solving",
@@ -108,9 +108,9 @@ def test_what_is_asked_and_learned_is_found_wherever_it_would_be_the_same(
                              option={**QUICK, **learning})  # fmt: skip
         progress = Recorder()
         merge(options, open_host=lambda checkpoint, device: host, progress=progress)
-        return {"Asking each LoRA", "Distilling"} & {phase for phase, _ in progress.phases}
+        return {"Evaluating each LoRA", "Distilling"} & {phase for phase, _ in progress.phases}
 
-    assert phases("first", distill=2) == {"Asking each LoRA", "Distilling"}
+    assert phases("first", distill=2) == {"Evaluating each LoRA", "Distilling"}
     assert phases("idle", distill=2, text_steps=5000) == set(), "more text steps than steps do nothing"
     assert phases("slow", distill=2, text_steps=1) == {"Distilling"}
     assert phases("longer", distill=3) == {"Distilling"}, "the exam is the same"

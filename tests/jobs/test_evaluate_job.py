@@ -102,7 +102,7 @@ def test_the_numbers_are_those_of_the_pictures(options, outcome):
 
 def test_it_goes_on_where_it_was(options, outcome, tmp_path):
     fresh = replace(options, out=tmp_path / "stopped")
-    stop = Recorder(cancel_in="Painting: all LoRAs stacked")
+    stop = Recorder(cancel_in="Generating pictures: all LoRAs stacked")
     with pytest.raises(Cancelled):
         evaluate(fresh, open_host=open_tiny, open_meters=open_meters, progress=stop)
     stopped = EvaluationFolder.open(fresh.out)
@@ -136,7 +136,7 @@ def test_a_merged_file_can_be_added_and_replaced(options, outcome, loras, tmp_pa
     seen = Recorder()
     added = evaluate(replace(one, merged=(file,)), **run, progress=seen)
     assert [row["method"] for row in added.rows] == ["none", "single", "other"]
-    assert seen.reached.count("Painting: single LoRAs") == 0
+    assert seen.reached.count("Generating pictures: single LoRAs") == 0
     np.testing.assert_array_equal(pictures_of(one.out, "other")[-1:], pictures_of(one.out, "single")[:1])
     file.write_bytes(loras[1].read_bytes())
     evaluate(replace(one, merged=(file,)), **run, progress=Recorder())

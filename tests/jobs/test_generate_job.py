@@ -107,7 +107,7 @@ def test_pictures_tell_how_they_were_made(tiny_sd1: Path, loras: list[Path], tmp
         generate(options, open_host=open_tiny, progress=Recorder())
     again = replace(options, overwrite=True)
     with pytest.raises(Cancelled):
-        generate(again, open_host=open_tiny, progress=Recorder(cancel_in="Sampling 1 to 2 of 2"))
+        generate(again, open_host=open_tiny, progress=Recorder(cancel_in="Generating pictures: 1 to 2 of 2"))
     generate(again, open_host=open_tiny, progress=Recorder())
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 

@@ -169,7 +169,7 @@ def test_cancel_at_any_step_leaves_nothing(loras: list[Path], tiny_sd1: Path, tm
     )
     run(options, whole)
     names = list(dict.fromkeys(whole.reached))
-    assert names[:4] == ["Reading the LoRAs", "Loading the model", "Watching the model", "Solving for round 1 of 1"]
+    assert names[:4] == ["Reading the LoRAs", "Loading the model", "Watching the model", "Solving: round 1 of 1"]
     assert {"Solving", "Comparing: stacked sum", "Writing"} <= set(names)
     state = torch.get_rng_state()
     for name in names:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib_loraclr.core.errors import Cancelled
 from lib_loraclr.merging.options import LoraChoice, MergeOptions
+from lib_loraclr.model import Phase
 
 UNET = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_{}"
 # key -> (out, in) of the tiny checkpoint: UNet widths 32 and 64, text width 32
@@ -60,8 +61,8 @@ class Recorder:
     phases: list[tuple[str, int]] = field(default_factory=list)
     reached: list[str] = field(default_factory=list)
 
-    def phase(self, name: str, steps: int) -> None:
-        self.phases.append((name, steps))
+    def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
+        self.phases.append((phase.words(detail), steps))
 
     def step(self, text: str = "") -> None:
         name = self.phases[-1][0]

@@ -14,7 +14,7 @@ from lib_loraclr.core.deltas import Delta, LowRank
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.generation.generator import Painter
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
-from lib_loraclr.model import SampleRequest
+from lib_loraclr.model import Phase, SampleRequest
 from lib_loraclr.regional import parse_spec
 from lib_loraclr.regional.lora import RegionalRequest
 
@@ -142,7 +142,7 @@ def test_solo_halves_are_two_pictures_of_one_square(
 
 def test_no_hook_stays_after_a_cancel(host: StandaloneHost) -> None:
     class Stop:
-        def phase(self, name: str, steps: int) -> None: ...
+        def phase(self, phase: Phase, steps: int, detail: str = "") -> None: ...
         def message(self, text: str) -> None: ...
         def step(self, text: str = "") -> None:
             raise Cancelled

@@ -12,7 +12,7 @@ from torch import Tensor
 from lib_loraclr.core.deltas import Delta, Dense, LayerShape, LowRank
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.hosts.standalone import StandaloneHost, applied, load_checkpoint
-from lib_loraclr.model import DiffusionHost, SampleRequest
+from lib_loraclr.model import DiffusionHost, Phase, SampleRequest
 from lib_loraclr.samplers import Schedule, first_noise
 
 SIZE = (64, 64)
@@ -215,7 +215,7 @@ def test_cancel_comes_out_of_the_running_step(host: StandaloneHost) -> None:
     class StopAtTwo:
         steps = 0
 
-        def phase(self, name: str, steps: int) -> None: ...
+        def phase(self, phase: Phase, steps: int, detail: str = "") -> None: ...
 
         def message(self, text: str) -> None: ...
 

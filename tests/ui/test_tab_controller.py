@@ -21,7 +21,7 @@ from lib_loraclr.frontends.tab.result import MergeResult, result_html
 from lib_loraclr.frontends.tab.runner import OUT_OF_MEMORY, Runner
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 from lib_loraclr.merging.outcome import ConceptOutcome, MergeOutcome
-from lib_loraclr.model import Progress
+from lib_loraclr.model import Phase, Progress
 
 TWO = json.dumps([{"name": "anna"}, {"name": "ben"}])
 
@@ -193,7 +193,7 @@ def test_cancel_reaches_the_job_and_is_no_error(controller: TabController) -> No
     ready = threading.Event()
 
     def body(progress: Progress) -> None:
-        progress.phase("Watching the model", 100)
+        progress.phase(Phase.WATCH, 100)
         for _ in range(60_000):
             progress.step()
             ready.set()

@@ -19,7 +19,7 @@ from lib_loraclr.frontends.tab.estimate import Pace, denoising_steps, estimate, 
 from lib_loraclr.frontends.tab.facts import FileFacts
 from lib_loraclr.merging.config import JOB_OPTIONS, Plan, plan_of
 from lib_loraclr.merging.pipeline import merge
-from lib_loraclr.model import ModelInfo
+from lib_loraclr.model import ModelInfo, SilentProgress
 
 CPU = ModelInfo("tiny", "sd1", "", 64, torch.device("cpu"), torch.float32)
 
@@ -68,7 +68,7 @@ def test_rank_there_and_back(kind: str, text: str) -> None:
 def test_a_recipe_of_a_real_merge_sets_every_setting(folder: Path, tmp_path: Path) -> None:
     values = {**settings.defaults(), "preset": "instant", "method": "dare", "dare.drop": 0.25, "dtype": "fp32"}
     values |= {"seed": 11, "rank_kind": "fixed", "rank_fixed": 5, "name": "both"}
-    outcome = merge(options(folder, values), open_host=None, progress=_Silent())  # type: ignore[arg-type]
+    outcome = merge(options(folder, values), open_host=None, progress=SilentProgress())  # type: ignore[arg-type]
     recipe = FileFacts().facts(outcome.out).recipe
     assert recipe is not None
     found = settings.from_recipe(recipe)
@@ -122,7 +122,7 @@ def test_the_estimated_file_is_the_written_one(folder: Path) -> None:
         plan = plan_of(options(folder, values))
         layouts = [FileFacts().layout(choice.file) for choice in plan.options.lora]
         expected, at_most = file_bytes(plan, layouts)
-        written = merge(plan.options, open_host=None, progress=_Silent()).bytes  # type: ignore[arg-type]
+        written = merge(plan.options, open_host=None, progress=SilentProgress()).bytes  # type: ignore[arg-type]
         assert not at_most
         assert abs(expected - written) < 3000 + 0.02 * written  # metadata and header names are not counted
 
@@ -193,11 +193,3 @@ def test_a_memory_budget_caps_the_memory_and_costs_passes(folder: Path, tmp_path
     assert estimate(plan, wide, CPU, Pace()).steps == 32 * estimate(plan, layouts, CPU, Pace()).steps
     gpu = replace(CPU, device=torch.device("cuda"))
     assert estimate(plan, wide, gpu, Pace()).steps == 16 * estimate(plan, layouts, gpu, Pace()).steps
-
-
-class _Silent:
-    def phase(self, name: str, steps: int) -> None: ...
-
-    def step(self, text: str = "") -> None: ...
-
-    def message(self, text: str) -> None: ...

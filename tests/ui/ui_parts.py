@@ -14,7 +14,7 @@ from lib_loraclr.app.application import JobState
 from lib_loraclr.app.catalogue import FolderCatalogue
 from lib_loraclr.app.jobs import TaskBoard, TaskProgress
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.model import ModelInfo
+from lib_loraclr.model import ModelInfo, Phase
 
 KEY = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_{}"
 LAYERS = {
@@ -59,7 +59,7 @@ class FakeApplication:
         return self.cache
 
     @contextmanager
-    def job(self, title: str, task_id: str, phases: Sequence[tuple[str, float]] = ()) -> Iterator[TaskProgress]:
+    def job(self, title: str, task_id: str, phases: Sequence[tuple[Phase, float]] = ()) -> Iterator[TaskProgress]:
         with self.board.job(task_id, TaskProgress(title, phases)) as progress:
             yield progress
 

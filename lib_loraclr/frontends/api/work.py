@@ -22,6 +22,7 @@ from lib_loraclr.formats.output import check_job_output
 from lib_loraclr.merging.config import plan_of
 from lib_loraclr.merging.options import MergeOptions
 from lib_loraclr.merging.pipeline import merge
+from lib_loraclr.model import Phase
 
 WAITING = 16  # merges that may wait or run at a time
 REMEMBERED = 64
@@ -83,7 +84,7 @@ class Work:
             for key in finished[: max(0, len(finished) - REMEMBERED)]:
                 del self._results[key]
 
-    def _run(self, task: str, options: MergeOptions, phases: list[tuple[str, float]]) -> None:
+    def _run(self, task: str, options: MergeOptions, phases: list[tuple[Phase, float]]) -> None:
         outcome: dict[str, Any] | LoraclrError
         try:
             with self.application.job("Merge", task, phases) as progress, _cache(options) as cached:

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from lib_loraclr.model import Phase
+
 REDRAW_SECONDS = 0.1
 BAR_WIDTH = 28
 
@@ -18,15 +20,15 @@ class BarProgress:
         self.live = self.stream.isatty()
         self.name, self.steps, self.done, self.started, self.drawn = "", 0, 0, 0.0, 0.0
 
-    def phase(self, name: str, steps: int) -> None:
+    def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
         """Begin a bar of `steps` steps."""
         self._end_line()
-        self.name, self.steps, self.done = name, max(steps, 1), 0
+        self.name, self.steps, self.done = phase.words(detail), max(steps, 1), 0
         self.started, self.drawn = time.monotonic(), 0.0
         if self.live:
             self._draw("")
         else:
-            self._write(f"{name} …\n")
+            self._write(f"{self.name} …\n")
 
     def step(self, text: str = "") -> None:
         """One step is done."""

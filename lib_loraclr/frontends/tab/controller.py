@@ -28,7 +28,7 @@ from lib_loraclr.frontends.words import note, time_text
 from lib_loraclr.merging.config import Plan, plan_of
 from lib_loraclr.merging.options import MergeOptions
 from lib_loraclr.merging.pipeline import merge
-from lib_loraclr.model import Progress
+from lib_loraclr.model import Phase, Progress
 
 MOST_DETAILS = 64
 
@@ -221,7 +221,7 @@ class TabController:
         return self.result
 
     def _paint(self, request: GridRequest, progress: Progress) -> Grid:
-        progress.phase("Loading the model", 1)
+        progress.phase(Phase.LOAD, 1)
         host = self.application.open_host(None, "auto")
         progress.step()
         self.grid = paint_grid(request, host, progress)

@@ -16,7 +16,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.frontends.words import tag
 from lib_loraclr.generation.generator import BATCH_PIXELS, Painter, native_size
 from lib_loraclr.generation.pictures import to_images
-from lib_loraclr.model import DiffusionHost, Progress
+from lib_loraclr.model import DiffusionHost, Phase, Progress
 
 COLUMNS = ("Alone", "All in the prompt", "Merged")
 MOST_STEPS, MOST_CONCEPTS = 150, 24
@@ -84,7 +84,7 @@ def paint_grid(request: GridRequest, host: DiffusionHost, progress: Progress) ->
         size = native_size(host)
         batch = max(1, BATCH_PIXELS // (size[0] * size[1]))
         together = -(-len(subjects) // batch)
-        progress.phase("Painting", request.steps * (len(subjects) + 2 * together))
+        progress.phase(Phase.GENERATE, request.steps * (len(subjects) + 2 * together))
         painter = Painter(host)
 
         def paint(texts: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from lib_loraclr.app.application import Application, JobState
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.core.memory import out_of_memory
-from lib_loraclr.model import Progress
+from lib_loraclr.model import Phase, Progress
 
 TASK_ID = re.compile(r"task\([\w-]{1,60}\)")  # the WebUI's form, which its progress bar asks for
 LOG = logging.getLogger("loraclr")
@@ -50,7 +50,7 @@ class Runner:
         task_id: str,
         title: str,
         body: Callable[[Progress], Any],
-        phases: Sequence[tuple[str, float]] = (),
+        phases: Sequence[tuple[Phase, float]] = (),
     ) -> None:
         """Begin `body` under the application's job. Raises InputError "busy" while another one runs."""
         if not TASK_ID.fullmatch(task_id):
@@ -92,7 +92,7 @@ class Runner:
         task_id: str,
         title: str,
         body: Callable[[Progress], Any],
-        phases: Sequence[tuple[str, float]],
+        phases: Sequence[tuple[Phase, float]],
     ) -> Finished:
         try:
             with self.application.job(title, task_id, phases) as progress:

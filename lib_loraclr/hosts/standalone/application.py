@@ -17,7 +17,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.hosts.standalone.architecture import family_of, read_architecture
 from lib_loraclr.hosts.standalone.load import DTYPES, load_checkpoint, read_yaml
-from lib_loraclr.model import DiffusionHost, ModelInfo, Progress
+from lib_loraclr.model import DiffusionHost, ModelInfo, Phase, Progress
 from lib_loraclr.opening import resolve_device
 from lib_loraclr.version import __version__
 
@@ -85,7 +85,7 @@ class StandaloneApplication:
         return self.cache or StatisticsCache.default_folder()
 
     def job(
-        self, title: str, task_id: str, phases: Sequence[tuple[str, float]] = ()
+        self, title: str, task_id: str, phases: Sequence[tuple[Phase, float]] = ()
     ) -> AbstractContextManager[Progress]:
         """Scope of one job; the others wait."""
         return self._board.job(task_id, TaskProgress(title, phases))

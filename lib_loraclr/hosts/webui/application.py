@@ -15,7 +15,7 @@ from lib_loraclr.capture import StatisticsCache
 from lib_loraclr.hosts.webui import settings
 from lib_loraclr.hosts.webui.catalogue import WebuiCatalogue
 from lib_loraclr.hosts.webui.progress import WebuiProgress, interrupted, webui_job
-from lib_loraclr.model import DiffusionHost, ModelInfo, Progress
+from lib_loraclr.model import DiffusionHost, ModelInfo, Phase, Progress
 from lib_loraclr.regional.port import RegionalHost
 
 
@@ -71,7 +71,7 @@ class WebuiApplication:
         return lambda: show(str(self.catalogue.folder()))
 
     def job(
-        self, title: str, task_id: str, phases: Sequence[tuple[str, float]] = ()
+        self, title: str, task_id: str, phases: Sequence[tuple[Phase, float]] = ()
     ) -> AbstractContextManager[Progress]:
         """Scope of one job in the WebUI's queue."""
         progress = WebuiProgress(title, phases, interrupted)

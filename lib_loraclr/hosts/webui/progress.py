@@ -9,6 +9,7 @@ from modules import call_queue, shared
 from modules import progress as bar
 
 from lib_loraclr.app.jobs import TaskBoard, TaskProgress
+from lib_loraclr.model import Phase
 
 RESOLUTION = 1000  # steps of the WebUI's bar; ours is a fraction
 
@@ -16,9 +17,9 @@ RESOLUTION = 1000  # steps of the WebUI's bar; ours is a fraction
 class WebuiProgress(TaskProgress):
     """Shows every step in the WebUI's bar, and hears its Interrupt, Skip and Stop buttons."""
 
-    def phase(self, name: str, steps: int) -> None:
+    def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
         """A phase begins."""
-        super().phase(name, steps)
+        super().phase(phase, steps, detail)
         self._show()
 
     def step(self, text: str = "") -> None:
