@@ -13,7 +13,7 @@ var loraclrRegional = window.loraclrRegional || {};
     const field = (...given) => R.fields.field(...given);
     const drawable = (...given) => R.document.drawable(...given);
     const describe = (...given) => R.cards.describe(...given);
-    const app = (...given) => R.bridge.app(...given);
+    const app = (...given) => loraclrBridge.app(...given);
     const WIDE = 720;
     const SIZE_MS = 700;
     const panels = new Map();
@@ -28,8 +28,8 @@ var loraclrRegional = window.loraclrRegional || {};
             this.config = config;
             this.tab = config.tab;
             this.sent = []; // concepts that the merge tab has sent
-            this.bridge = new R.bridge.Bridge(config.ids);
-            this.bridge.received = (text) => this.load(text, {source: "server"});
+            this.bridge = new loraclrBridge.Bridge(config.endpoint);
+            this.written = ""; // what the hidden spec text holds as far as this panel knows
             this.document = new R.document.RegionalDocument(config.defaults, (source) => this.changed(source));
             this.build();
             this.view = new R.view.RegionalView(this.surface, this.document);
@@ -43,7 +43,7 @@ var loraclrRegional = window.loraclrRegional || {};
             this.toggle(this.snap, true);
             this.watch();
             this.readSize();
-            this.load(this.bridge.get(), {history: false});
+            this.load(loraclrBridge.input(config.ids.spec)?.value ?? "", {history: false});
         }
 
         build() {
@@ -154,6 +154,21 @@ var loraclrRegional = window.loraclrRegional || {};
             this.refreshStatus();
         }
 
+        /** The spec into the hidden text, for the next generation. */
+        putSpec(text) {
+            const element = loraclrBridge.input(this.config.ids.spec);
+            if (!element || text === this.written) return;
+            this.written = text;
+            loraclrBridge.write(element, text);
+        }
+
+        /** The hidden text was set from elsewhere (pasted parameters, "send to"), or by this panel. */
+        specChanged(text) {
+            if (text === this.written) return;
+            this.written = text;
+            this.load(text || "", {source: "server"});
+        }
+
         /** Replaces the layout; shows a problem rather than losing what is there. */
         load(text, options = {}) {
             const problem = this.document.load(text, options);
@@ -177,7 +192,7 @@ var loraclrRegional = window.loraclrRegional || {};
             this.note = "";
             this.refreshStatus();
             if (source === "selection") return;
-            if (source !== "server") this.bridge.put(this.document.text());
+            if (source !== "server") this.putSpec(this.document.text());
             const region = this.document.region();
             if (region && source !== "load") this.live.textContent = `Region ${this.document.regions.indexOf(region) + 1}: ${describe(this.document, region)}`;
             if (this.document.regions.some((one) => !drawable(one.shape))) this.redrawForeign();
@@ -270,8 +285,8 @@ var loraclrRegional = window.loraclrRegional || {};
 
         /** The picture's own prompt of an import; what the user has written stays unless it is the imported text itself. */
         takePrompt(prompt, imported) {
-            const main = R.bridge.input(`${this.tab}_prompt`);
-            if (prompt && main && (!main.value.trim() || main.value.trim() === imported.trim())) R.bridge.write(main, prompt);
+            const main = loraclrBridge.input(`${this.tab}_prompt`);
+            if (prompt && main && (!main.value.trim() || main.value.trim() === imported.trim())) loraclrBridge.write(main, prompt);
         }
 
         takeFiles(event, files) {
@@ -325,5 +340,6 @@ var loraclrRegional = window.loraclrRegional || {};
     else document.addEventListener("DOMContentLoaded", () => new MutationObserver(mount).observe(document.body, {childList: true, subtree: true}));
 
     R.mount = mount;
+    R.specChanged = (tab, text) => panels.get(tab)?.specChanged(text); // gradio calls it
     R.panels = panels;
 })();

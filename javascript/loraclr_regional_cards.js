@@ -133,7 +133,7 @@ var loraclrRegional = window.loraclrRegional || {};
 
         /** Of several files with a concept of this name, the one whose tag the main prompt has. */
         conceptOf(region) {
-            const main = R.bridge.input(`${this.panel.tab}_prompt`);
+            const main = loraclrBridge.input(`${this.panel.tab}_prompt`);
             const used = ({name, file}) => name === region.concept && main && main.value.includes(`<lora:${file}:`);
             const {concepts} = this.panel.config;
             const at = concepts.findIndex(used);

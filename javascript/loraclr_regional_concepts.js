@@ -25,9 +25,9 @@ var loraclrRegional = window.loraclrRegional || {};
 
     /** The file's tag at the end of the main prompt, unless the prompt has one of that file. */
     function addTag(panel, {file, weight}) {
-        const main = R.bridge.input(`${panel.tab}_prompt`);
+        const main = loraclrBridge.input(`${panel.tab}_prompt`);
         if (!main || !file || main.value.includes(`<lora:${file}:`)) return;
-        R.bridge.write(main, `${main.value.trim()} <lora:${file}:${weight}>`.trim());
+        loraclrBridge.write(main, `${main.value.trim()} <lora:${file}:${weight}>`.trim());
     }
 
     /** Equal boxes for so many subjects: side by side, in rows once there are more than four. */

@@ -9,7 +9,7 @@ var loraclrRegional = window.loraclrRegional || {};
     const iconButton = (...given) => R.dom.iconButton(...given);
     const textButton = (...given) => R.dom.textButton(...given);
     const stopKeys = (...given) => R.fields.stopKeys(...given);
-    const app = (...given) => R.bridge.app(...given);
+    const app = (...given) => loraclrBridge.app(...given);
     const GRIDS = ["1,1", "1,1,1", "1,2,1", "1,1,1;1,1,1", "1,1;2,1,1"];
     const SHORTCUTS = [
         ["V B P L D E", "select, box, polygon, lasso, brush, eraser"],

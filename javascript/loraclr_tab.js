@@ -1,5 +1,4 @@
-/* The merge tab in the browser: what is chosen, what is asked of the server, and live progress. All HTML comes from there.
- * Questions go through hidden gradio buttons, so that the page's login holds and no route of our own is needed. */
+/* The merge tab in the browser: what is chosen, what is asked of the server, and live progress. All HTML comes from there. */
 "use strict";
 
 var loraclrTab = (() => {
@@ -8,36 +7,67 @@ var loraclrTab = (() => {
     const BATCH = 24;
     const CARD_FIELDS = ["weight", "te_weight", "kind", "trigger", "class_word", "prompts"];
 
+    const {app, input, write} = loraclrBridge;
+    const bridge = new loraclrBridge.Bridge("loraclr_tab");
     const state = {
-        chosen: [], task: "", question: "", result: null, reveal: "", followed: false,
-        polling: 0, busy: new Set(), again: new Set(), rows: new Map(), wanted: new Set(), known: new Set(), recipe: "",
+        chosen: [], task: "", result: null, reveal: "", followed: false, following: false, asking: false,
+        rows: new Map(), wanted: new Set(), known: new Set(), gathering: [], spread: 0,
     };
 
-    const app = () => (typeof gradioApp === "function" ? gradioApp() : document);
     const root = () => app().querySelector("#loraclr_tab");
     const find = (selector) => root() && root().querySelector(selector);
     const all = (selector) => root() ? [...root().querySelectorAll(selector)] : [];
     const press = (id) => { const button = find("#" + id); if (button) button.click(); };
     const quiet = (wait, action) => { let timer = 0; return () => { clearTimeout(timer); timer = setTimeout(action, wait); }; };
-    const read = (reply) => { try { return JSON.parse(reply) || {}; } catch (error) { return {}; } };
+    const pause = (wait) => new Promise((resolve) => { setTimeout(resolve, wait); });
 
-    /** One question of a kind at a time; what is asked meanwhile is asked once more when the answer is there. */
-    function ask(kind, id = "loraclr_do_" + kind) {
-        if (state.busy.has(kind)) { state.again.add(kind); return; }
-        state.busy.add(kind);
-        press(id);
+    /** Asks, and puts the panels of the answer in their places; null where a newer question took this one's place. */
+    async function ask(name, data = {}) {
+        const answer = await bridge.ask(name, data);
+        if (!answer) return null;
+        if (answer.error) say(errorNote(answer.error.message));
+        for (const [panel, html] of Object.entries(answer.html || {})) {
+            const node = find(`[data-panel="${panel}"]`);
+            if (node) node.innerHTML = html;
+        }
+        if (answer.status !== undefined) say(answer.status);
+        return answer.error ? null : answer;
     }
 
-    function answered(kind) {
-        state.busy.delete(kind);
-        if (state.again.delete(kind)) ask(kind);
+    function errorNote(text) {
+        const line = document.createElement("p");
+        line.className = "lct-note lct-error";
+        line.setAttribute("role", "alert");
+        line.textContent = text;
+        return line.outerHTML;
+    }
+
+    // ---- settings ------------------------------------------------------------------------------------------------
+
+    /** The values of gradio's controls by name. Pressing the hidden button makes gradio hand them to `gathered`. */
+    function settings() {
+        return new Promise((resolve) => {
+            state.gathering.push(resolve);
+            press("loraclr_gather");
+        });
+    }
+
+    function gathered(names, values) {
+        const byName = Object.fromEntries(names.map((name, i) => [name, values[i]]));
+        for (const resolve of state.gathering.splice(0)) resolve(byName);
+    }
+
+    /** Values by name into gradio's controls, through the hidden text that they listen to. */
+    function spread(values) {
+        const text = input("loraclr_spread");
+        if (text && values) write(text, JSON.stringify({...values, change: ++state.spread}));
     }
 
     // ---- the list ------------------------------------------------------------------------------------------------
 
-    function opened(reply) {
-        const said = read(reply);
-        state.busy.delete("open");
+    async function open(refresh = false) {
+        const said = await ask("open", {refresh});
+        if (!said) return;
         state.rows = new Map(all(".lct-item").map((item) => [item.dataset.name, item]));
         state.known.clear();
         state.wanted.clear();
@@ -52,8 +82,8 @@ var loraclrTab = (() => {
         show("loraclr_insert", Boolean(app().querySelector("#txt2img_prompt textarea")));
         show("loraclr_regional", typeof loraclrRegional !== "undefined" && typeof loraclrRegional.receive === "function");
         if (said.task) follow(said.task);
-        else if (said.done && !state.result) ask("finish");
-        if (state.chosen.length) ask("sync");
+        else if (said.done && !state.result) finish();
+        if (state.chosen.length) sync();
     }
 
     function show(id, visible) {
@@ -89,26 +119,24 @@ var loraclrTab = (() => {
         wantSoon();
     }
 
-    const wantSoon = quiet(60, () => { if (!state.busy.has("details")) nextDetails(); });
+    const wantSoon = quiet(60, () => readWanted());
 
-    function nextDetails() {
-        const names = [...state.wanted].slice(0, BATCH);
-        if (!names.length) return;
-        names.forEach((name) => { state.wanted.delete(name); state.known.add(name); });
-        state.question = JSON.stringify(names);
-        ask("details");
-    }
-
-    function detailed(reply) {
-        const rows = read(reply).rows || {};
-        for (const [name, row] of Object.entries(rows)) fill(state.rows.get(name), name, row);
-        state.busy.delete("details");
-        mark();
-        filter();
-        if (!state.wanted.size && usableOnly()) {
-            for (const name of state.rows.keys()) if (!state.known.has(name)) state.wanted.add(name);
+    /** What is inside the files of the rows in view, a few at a time. */
+    async function readWanted() {
+        if (state.asking) return;
+        state.asking = true;
+        while (state.wanted.size) {
+            const names = [...state.wanted].slice(0, BATCH);
+            names.forEach((name) => { state.wanted.delete(name); state.known.add(name); });
+            const said = await ask("details", {names});
+            for (const [name, row] of Object.entries(said ? said.rows : {})) fill(state.rows.get(name), name, row);
+            mark();
+            filter();
+            if (!state.wanted.size && usableOnly()) {
+                for (const name of state.rows.keys()) if (!state.known.has(name)) state.wanted.add(name);
+            }
         }
-        nextDetails();
+        state.asking = false;
     }
 
     function fill(item, name, row) {
@@ -160,7 +188,7 @@ var loraclrTab = (() => {
         collect();
         state.chosen = chosen ? state.chosen.filter((choice) => choice.name !== name) : [...state.chosen, {name}];
         mark();
-        ask("sync");
+        sync();
     }
 
     // ---- the cards -----------------------------------------------------------------------------------------------
@@ -177,29 +205,38 @@ var loraclrTab = (() => {
         }
     }
 
-    function synced(reply) {
-        const completed = read(reply).choices || [];
-        for (const choice of completed) {
+    /** Cards, interference and costs of what is chosen now. */
+    async function sync() {
+        collect();
+        const said = await ask("cards", {choices: state.chosen});
+        if (!said) return;
+        for (const choice of said.choices) {
             const mine = state.chosen.find((one) => one.name === choice.name);
             if (mine && mine.kind === undefined) Object.assign(mine, choice);
         }
-        answered("sync");
-        ask("matrix");
+        ask("matrix", {choices: state.chosen});
         costs();
     }
 
-    const costs = quiet(QUIET_MS, () => ask("costs"));
-    const matrixShown = () => answered("matrix");
-    const costsShown = () => answered("costs");
+    const costs = quiet(QUIET_MS, async() => {
+        const values = await settings();
+        collect();
+        ask("costs", {choices: state.chosen, values});
+    });
 
     // ---- jobs ----------------------------------------------------------------------------------------------------
 
-    function newTask() {
+    /** Starts a job ("merge" or "preview") with everything that is chosen and set. */
+    async function start(job) {
         const random = new Uint32Array(3);
         crypto.getRandomValues(random);
         state.task = `task(${[...random].map((number) => number.toString(36)).join("")})`;
         busy(true);
-        return state.task;
+        const values = await settings();
+        collect();
+        const said = await ask(job, {choices: state.chosen, task: state.task, values});
+        if (said && said.started) follow(said.task);
+        else if (!state.following) busy(false);
     }
 
     function busy(running) {
@@ -213,14 +250,8 @@ var loraclrTab = (() => {
         if (merge) merge.style.display = running ? "none" : "flex";
     }
 
-    function started(reply) {
-        const said = read(reply);
-        say(said.status || "");
-        if (said.started) follow(said.task);
-        else if (!state.polling) busy(false);
-    }
-
-    function follow(task) {
+    /** Shows a job's progress until it ends, and then what came of it. */
+    async function follow(task) {
         state.task = task;
         busy(true);
         progress({phase: "", state: "waiting"});
@@ -230,22 +261,18 @@ var loraclrTab = (() => {
             host.closest(".lct-progress").classList.add("lct-hosted");
             requestProgress(task, host, null, () => { delete host.dataset.task; }, null, 3600);
         }
-        clearInterval(state.polling);
-        state.polling = setInterval(() => ask("poll"), POLL_MS);
         state.followed = true;
-    }
-
-    function polled(reply) {
-        const said = read(reply);
-        state.busy.delete("poll");
-        state.again.delete("poll");
-        if (!state.polling) return;
-        if (said.running) { progress(said); return; }
-        clearInterval(state.polling);
-        state.polling = 0;
+        if (state.following) return;
+        state.following = true;
+        for (let said = null; !said || said.error || said.running;) {
+            await pause(POLL_MS);
+            said = await bridge.ask("poll", {task: state.task});
+            if (said && said.running) progress(said);
+        }
+        state.following = false;
         const panel = find("#loraclr_progress");
         if (panel) panel.hidden = true;
-        ask("finish");
+        finish();
     }
 
     function progress(said) {
@@ -266,16 +293,18 @@ var loraclrTab = (() => {
         part("text", said.text ? `· ${said.text}` : "");
     }
 
-    function cancelled() {
+    async function cancel() {
+        await ask("cancel");
         const node = find('#loraclr_progress [data-part="text"]');
         if (node) node.textContent = "· Stopping …";
     }
 
-    function finished(reply) {
-        const said = read(reply);
-        answered("finish");
+    async function finish() {
+        const name = input("loraclr_name");
+        const said = await ask("finish", {name: name ? name.value : ""});
         busy(false);
-        say(said.status || "");
+        if (!said) return;
+        spread(said.values);
         const before = state.result;
         const followed = state.followed; // a page that only finds an old result shows it, but stays where it is
         state.followed = false;
@@ -295,7 +324,7 @@ var loraclrTab = (() => {
     /** The new file in our list and in the WebUI's galleries. */
     function refreshEverywhere() {
         state.reveal = state.result.name;
-        press("loraclr_refresh");
+        open(true);
         for (const tab of ["txt2img", "img2img"]) {
             const button = app().querySelector(`#${tab}_lora_extra_refresh_internal`);
             if (button) button.click();
@@ -323,33 +352,21 @@ var loraclrTab = (() => {
         if (typeof switch_to_txt2img === "function") switch_to_txt2img();
     }
 
-    function again() { press("loraclr_generate"); }
-
-    function recipe() { if (state.result) useRecipe(state.result.name); }
-
-    function useRecipe(name) {
-        state.question = name;
-        ask("use");
-    }
-
-    function recipeLoaded(reply) {
-        const said = read(reply);
-        answered("use");
-        say(said.status || "");
-        if (!said.choices) return;
+    async function useRecipe(name) {
+        const said = await ask("recipe", {name});
+        if (!said || !said.choices) return;
         all(".lct-card").forEach((card) => card.remove());
         state.chosen = said.choices;
+        spread(said.values);
         mark();
-        ask("sync");
+        sync();
     }
 
-    function save() { press("loraclr_do_page"); }
-
-    function saveReport(reply) {
-        const page = read(reply).page;
-        if (!page || !state.result) return;
+    async function save() {
+        const said = await ask("report");
+        if (!said || !said.page || !state.result) return;
         const link = document.createElement("a");
-        link.href = URL.createObjectURL(new Blob([page], {type: "text/html"}));
+        link.href = URL.createObjectURL(new Blob([said.page], {type: "text/html"}));
         link.download = `${state.result.name}.report.html`;
         link.click();
         setTimeout(() => URL.revokeObjectURL(link.href), 10000);
@@ -364,9 +381,28 @@ var loraclrTab = (() => {
 
     // ---- events --------------------------------------------------------------------------------------------------
 
+    /** What gradio's buttons do, by their id. */
+    const BUTTONS = {
+        loraclr_refresh: () => open(true),
+        loraclr_generate: () => start("merge"),
+        loraclr_again: () => start("merge"),
+        loraclr_preview: () => start("preview"),
+        loraclr_interrupt: cancel,
+        loraclr_insert: insert,
+        loraclr_regional: regional,
+        loraclr_recipe: () => state.result && useRecipe(state.result.name),
+        loraclr_save: save,
+        loraclr_folder: () => ask("folder"),
+    };
+
     function clicked(event) {
         const target = event.target;
         if (!(target instanceof Element)) return;
+        const action = BUTTONS[target.closest("button")?.id];
+        if (action) {
+            action();
+            return;
+        }
         const item = target.closest(".lct-item");
         const card = target.closest(".lct-card");
         if (target.closest(".lct-use-recipe")) useRecipe(item.dataset.name);
@@ -375,7 +411,7 @@ var loraclrTab = (() => {
             collect();
             state.chosen = state.chosen.filter((choice) => choice.name !== card.dataset.name);
             mark();
-            ask("sync");
+            sync();
         } else if (target.closest(".lct-tag")) {
             const trigger = card.querySelector('[data-field="trigger"]');
             const word = target.closest(".lct-tag").textContent;
@@ -396,7 +432,7 @@ var loraclrTab = (() => {
             if (target.checked) for (const name of state.rows.keys()) want(name);
         } else if (target.closest(".lct-card")) {
             collect();
-            if (target.dataset.field === "kind") ask("sync");
+            if (target.dataset.field === "kind") sync();
             else costs();
         } else if (target.closest("#loraclr_settings")) costs();
     }
@@ -466,7 +502,7 @@ var loraclrTab = (() => {
         new IntersectionObserver((entries, seen) => {
             if (!entries.some((entry) => entry.isIntersecting)) return;
             seen.disconnect();
-            ask("open");
+            open();
         }).observe(node);
     }
 
@@ -474,11 +510,5 @@ var loraclrTab = (() => {
     watcher.observe(document.documentElement, {childList: true, subtree: true});
     mount();
 
-    return {
-        selection: () => { collect(); return JSON.stringify(state.chosen); },
-        question: () => state.question,
-        task: () => state.task,
-        newTask, opened, detailed, synced, started, polled, cancelled, finished, insert, regional, again, recipe,
-        recipeLoaded, save, saveReport, matrixShown, costsShown,
-    };
+    return {gathered};
 })();

@@ -45,7 +45,6 @@ def tab_page(browser: Any, merge_tab: Any) -> Iterator[Any]:
     from tab_page import TabPage
 
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(180_000)  # patience costs nothing where nothing is wrong
     page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
     shown = TabPage(page, merge_tab)
     yield shown

@@ -69,7 +69,7 @@ def host_scripts() -> Iterator[None]:
 
     def response(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        files = sorted((ROOT / "javascript").glob("loraclr_regional*.js"))
+        files = sorted((ROOT / "javascript").glob("loraclr_*.js"))
         head = "".join(f"<script>{path.read_text(encoding='utf-8')}</script>" for path in files)
         head += f"<style>{(ROOT / 'style.css').read_text(encoding='utf-8')}</style>"
         result.body = result.body.replace(b"</head>", head.encode() + b"</head>")

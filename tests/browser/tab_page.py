@@ -125,6 +125,7 @@ class TabPage:
         self.page, self.tab = page, tab
         self.errors: list[str] = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.set_default_timeout(180_000)  # patience costs nothing where nothing is wrong
 
     def open(self, theme: str = "light") -> None:
         """Load the page and wait for the list with everything that is known about its files."""

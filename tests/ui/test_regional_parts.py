@@ -15,7 +15,7 @@ from lib_loraclr.frontends.panel.arguments import read_arguments
 from lib_loraclr.frontends.panel.axes import ATTRIBUTE, PREFIX, axis_options, with_axes
 from lib_loraclr.frontends.panel.form import panel_form
 from lib_loraclr.frontends.panel.layouts import BUILT_IN, LayoutStore
-from lib_loraclr.frontends.panel.questions import Questions
+from lib_loraclr.frontends.panel.questions import panel_bridge
 from lib_loraclr.frontends.panel.services import Concept, NoServices, concepts_of
 from lib_loraclr.regional import Mask, dump_spec, parse_spec, validate_spec
 from lib_loraclr.regional.service import read_regions, split_prompt_text, weight_maps
@@ -175,7 +175,7 @@ class Services:
 
 
 def ask(tmp_path: Path, question: str, **data: Any) -> dict[str, Any]:
-    questions = Questions(Services(), LayoutStore(tmp_path))
+    questions = panel_bridge(Services(), LayoutStore(tmp_path))
     return json.loads(questions.answer(json.dumps({"serial": 5, "question": question, **data})))
 
 
@@ -205,7 +205,7 @@ def test_bad_questions_get_an_error_and_a_serial(tmp_path: Path, question: str, 
     answer = ask(tmp_path, question, **data)
     assert answer["serial"] == 5
     assert answer["error"]["message"]
-    assert json.loads(Questions(NoServices(), LayoutStore(tmp_path)).answer("{"))["error"]
+    assert json.loads(panel_bridge(NoServices(), LayoutStore(tmp_path)).answer("{"))["error"]
 
 
 def test_weight_maps_show_each_region_where_it_acts() -> None:

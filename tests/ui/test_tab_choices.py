@@ -139,15 +139,15 @@ def test_weights_are_numbers_or_a_clear_error(folder: Path) -> None:
         assert (caught.value.key, caught.value.file) == ("weight", "anna")
 
 
-@pytest.mark.parametrize("text", ["{", "3", "[1]", '[{"weight": "1"}]', "null"])
-def test_a_damaged_selection(text: str) -> None:
+@pytest.mark.parametrize("raw", ["{", 3, [1], [{"weight": "1"}], None])
+def test_a_damaged_selection(raw: object) -> None:
     with pytest.raises(InputError) as caught:
-        parse_choices(text)
+        parse_choices(raw)
     assert caught.value.code == "bad-selection"
 
 
 def test_the_same_name_twice_is_one_choice() -> None:
-    items = parse_choices('[{"name": "a", "weight": 2}, {"name": "b"}, {"name": "a"}]')
+    items = parse_choices([{"name": "a", "weight": 2}, {"name": "b"}, {"name": "a"}])
     assert items == [{"name": "a", "weight": "2"}, {"name": "b"}]
 
 

@@ -23,13 +23,12 @@ from lib_loraclr.hosts.standalone.application import StandaloneApplication
 from lib_loraclr.merging.outcome import ConceptOutcome, MergeOutcome
 from lib_loraclr.model import Phase, Progress
 
-TWO = json.dumps([{"name": "anna"}, {"name": "ben"}])
+TWO = [{"name": "anna"}, {"name": "ben"}]
 
 
-def values(**changes: Any) -> list[Any]:
+def values(**changes: Any) -> dict[str, Any]:
     """The controls' values: a merge without a model, and what a test changes."""
-    known = {**settings.defaults(), "preset": "instant", "method": "sum", **changes}
-    return [known[name] for name in settings.NAMES]
+    return {**settings.defaults(), "preset": "instant", "method": "sum", **changes}
 
 
 @pytest.fixture
@@ -37,17 +36,22 @@ def controller(application: FakeApplication) -> TabController:
     return TabController(application)
 
 
+def costs(controller: TabController, choices: Any, changed: dict[str, Any]) -> str:
+    """The estimate as it is shown."""
+    return controller.estimate(choices, changed)["html"]["costs"]
+
+
 def ended(controller: TabController) -> str:
     """The result panel once nothing runs."""
     controller.runner.wait(60)
-    return controller.finish()[0]
+    return controller.finish()["html"]["result"]
 
 
 def test_opening_tells_the_model_and_all_names(controller: TabController) -> None:
-    rows, model, reply = controller.open()
-    assert json.loads(reply)["names"] == ["anna", "ben", "cut", "ink", "xl"]
-    assert "tiny" in model
-    assert rows.count('role="option"') == 5
+    reply = controller.open()
+    assert reply["names"] == ["anna", "ben", "cut", "ink", "xl"]
+    assert "tiny" in reply["html"]["model"]
+    assert reply["html"]["picker"].count('role="option"') == 5
 
 
 def test_one_look_at_the_list_serves_a_whole_question(
@@ -57,53 +61,53 @@ def test_one_look_at_the_list_serves_a_whole_question(
     whole = list(application.catalogue.entries())
     for ask in (
         lambda: controller.interference(TWO),
-        lambda: controller.estimate(TWO, *values()),
-        lambda: controller.merge(TWO, "task(1)", *values(name="both")),
+        lambda: controller.estimate(TWO, values()),
+        lambda: controller.merge(TWO, "task(1)", values(name="both")),
     ):
         looks = iter([whole])
         monkeypatch.setattr(application.catalogue, "entries", lambda looks=looks: next(looks, []))
-        assert "lct-error" not in ask()
+        assert "lct-error" not in json.dumps(ask())
     assert "both" in ended(controller)
 
 
 def test_details_only_of_names_in_the_catalogue(controller: TabController, folder: Path) -> None:
-    asked = json.dumps(["anna", "../anna", str(folder / "ben.safetensors"), "cut", 3])
-    rows = json.loads(controller.details(asked))["rows"]
+    asked = ["anna", "../anna", str(folder / "ben.safetensors"), "cut", 3]
+    rows = controller.details(asked)["rows"]
     assert set(rows) == {"anna", "cut"}
     assert rows["anna"]["reason"] == ""
     assert rows["cut"]["reason"]
-    assert json.loads(controller.details("{"))["rows"] == {}
+    assert controller.details("{")["rows"] == {}
 
 
 def test_cards_come_back_completed(controller: TabController) -> None:
-    html, reply = controller.cards(json.dumps([{"name": "ben"}, {"name": "gone"}]))
-    (choice,) = json.loads(reply)["choices"]
+    reply = controller.cards([{"name": "ben"}, {"name": "gone"}])
+    (choice,) = reply["choices"]
     assert (choice["trigger"], choice["weight"]) == ("ben cup", "0.8")
-    assert "gone" in html
+    assert "gone" in reply["html"]["cards"]
 
 
 def test_a_merge_writes_the_file_and_tells_how_to_use_it(controller: TabController, folder: Path) -> None:
-    started = json.loads(controller.merge(TWO, "task(1)", *values(name="both")))
+    started = controller.merge(TWO, "task(1)", values(name="both"))
     assert started["started"]
     html = ended(controller)
     assert (folder / "both.safetensors").is_file()
     assert "both.safetensors" in html
     assert "&lt;lora:both:1&gt; anna woman, ben cup" in html
-    about = json.loads(controller.finish()[2])
+    about = controller.finish()
     assert about["result"]["prompt"] == "<lora:both:1> anna woman, ben cup"
     assert not about["failed"]
-    assert "both" in json.loads(controller.open()[2])["names"]
-    assert json.loads(controller.details('["both"]'))["rows"]["both"]["recipe"]
+    assert "both" in controller.open()["names"]
+    assert controller.details(["both"])["rows"]["both"]["recipe"]
     assert controller.next_name("both") == "both-2"
 
 
 def test_the_recipe_of_a_merged_file_brings_everything_back(controller: TabController) -> None:
     chosen = [{"name": "ben", "weight": "0.5", "te_weight": "0.25", "trigger": "x", "class_word": "y"}, {"name": "ink"}]
     changed = {"method": "ties", "ties.density": 0.3, "dtype": "bf16", "name": "recipe"}
-    controller.merge(json.dumps(chosen), "task(1)", *values(**changed))
+    controller.merge(chosen, "task(1)", values(**changed))
     ended(controller)
-    reply, found = controller.load_recipe("recipe")
-    items = json.loads(reply)["choices"]
+    reply = controller.load_recipe("recipe")
+    items, found = reply["choices"], reply["values"]
     assert {**items[0], "te_weight": items[0]["te_weight"]} == {
         "name": "ben", "weight": "0.5", "te_weight": "0.25", "trigger": "x", "class_word": "y", "kind": "character",
     }  # fmt: skip
@@ -112,8 +116,8 @@ def test_the_recipe_of_a_merged_file_brings_everything_back(controller: TabContr
         **changed,
         "name": "recipe-2",
     }
-    assert "holds no recipe" in json.loads(controller.load_recipe("anna")[0])["status"]
-    assert "holds no recipe" in json.loads(controller.load_recipe("../x")[0])["status"]
+    assert "holds no recipe" in controller.load_recipe("anna")["status"]
+    assert "holds no recipe" in controller.load_recipe("../x")["status"]
 
 
 def test_where_no_statistics_are_kept_none_stay_behind(
@@ -125,13 +129,13 @@ def test_where_no_statistics_are_kept_none_stay_behind(
     application = StandaloneApplication(tmp_path / "loras", tiny_sd1, device="cpu")
     monkeypatch.setattr(application, "cache_folder", lambda: None)
     controller = TabController(application)
-    chosen = json.dumps([{"name": "anna", "trigger": "anna woman"}, {"name": "ben", "trigger": "ben man"}])
+    chosen = [{"name": "anna", "trigger": "anna woman"}, {"name": "ben", "trigger": "ben man"}]
     quick = {"capture.sampling_steps": 1, "capture.prompts": 1, "capture.neutral_prompts": 1, "contrastive.rounds": 1}
     settled = values(name="both", preset="full", method="contrastive", report=False, **quick)
-    assert "lct-fact" in controller.estimate(chosen, *settled)
-    assert json.loads(controller.merge(chosen, "task(1)", *settled))["started"]
+    assert "lct-fact" in costs(controller, chosen, settled)
+    assert controller.merge(chosen, "task(1)", settled)["started"]
     controller.runner.wait(600)
-    about = json.loads(controller.finish()[2])
+    about = controller.finish()
     assert about["result"]["name"] == "both"
     assert not about["result"]["again"]
     assert not (tmp_path / "usual").exists()
@@ -140,19 +144,19 @@ def test_where_no_statistics_are_kept_none_stay_behind(
 @pytest.mark.parametrize(
     ("selection", "changes", "words"),
     [
-        ("[]", {}, "No LoRA was chosen"),
+        ([], {}, "No LoRA was chosen"),
         (TWO, {"name": "anna"}, "exists"),
         (TWO, {"name": "../up"}, "A name may not"),
         (TWO, {"method": "contrastive"}, "preset"),
-        (json.dumps([{"name": "anna", "weight": "x"}]), {}, "is not a number"),
+        ([{"name": "anna", "weight": "x"}], {}, "is not a number"),
         ("{", {}, "damaged"),
     ],
 )
 def test_what_cannot_be_merged_is_said_at_once(
-    controller: TabController, folder: Path, selection: str, changes: dict[str, Any], words: str
+    controller: TabController, folder: Path, selection: Any, changes: dict[str, Any], words: str
 ) -> None:
     before = sorted(folder.iterdir())
-    reply = json.loads(controller.merge(selection, "task(1)", *values(**changes)))
+    reply = controller.merge(selection, "task(1)", values(**changes))
     assert not reply["started"]
     assert words in reply["status"]
     assert 'role="alert"' in reply["status"]
@@ -160,9 +164,9 @@ def test_what_cannot_be_merged_is_said_at_once(
 
 
 def test_files_of_two_bases_end_in_a_sentence(controller: TabController, folder: Path) -> None:
-    controller.merge(json.dumps([{"name": "anna"}, {"name": "xl"}]), "task(1)", *values())
+    controller.merge([{"name": "anna"}, {"name": "xl"}], "task(1)", values())
     ended(controller)
-    reply = json.loads(controller.finish()[2])
+    reply = controller.finish()
     assert reply["failed"]
     assert "cannot work together" in reply["status"]
     assert not (folder / "merged.safetensors").exists()
@@ -178,15 +182,15 @@ def test_a_second_start_while_one_runs_is_refused(controller: TabController) -> 
 
     controller.runner.start("merge", "task(1)", "first", body)
     assert running.wait(60)
-    reply = json.loads(controller.merge(TWO, "task(2)", *values()))
+    reply = controller.merge(TWO, "task(2)", values())
     assert not reply["started"]
     assert "running already" in reply["status"]
-    assert json.loads(controller.poll("task(2)"))["task"] == "task(1)"
-    assert json.loads(controller.open()[2])["task"] == "task(1)"
+    assert controller.poll("task(2)")["task"] == "task(1)"
+    assert controller.open()["task"] == "task(1)"
     hold.set()
     controller.runner.wait(60)
     assert controller.runner.finished["merge"].result == "done"
-    assert not json.loads(controller.poll("task(1)"))["running"]
+    assert not controller.poll("task(1)")["running"]
 
 
 def test_cancel_reaches_the_job_and_is_no_error(controller: TabController) -> None:
@@ -201,15 +205,15 @@ def test_cancel_reaches_the_job_and_is_no_error(controller: TabController) -> No
 
     controller.runner.start("merge", "task(9)", "long", body)
     assert ready.wait(60)
-    live = json.loads(controller.poll("task(9)"))
+    live = controller.poll("task(9)")
     assert (live["phase"], live["steps"], live["kind"]) == ("Watching the model", 100, "merge")
-    assert json.loads(controller.cancel())["cancelled"]
+    assert controller.cancel()["cancelled"]
     controller.runner.wait(60)
     assert isinstance(controller.runner.finished["merge"].error, Cancelled)
-    status = json.loads(controller.finish()[2])["status"]
+    status = controller.finish()["status"]
     assert "nothing was written" in status
     assert "alert" not in status
-    assert not json.loads(controller.cancel())["cancelled"]
+    assert not controller.cancel()["cancelled"]
 
 
 @pytest.mark.parametrize(
@@ -298,15 +302,15 @@ def test_a_preview_names_files_by_tag_and_fills_the_template(tmp_path: Path) -> 
 
 
 def test_preview_before_any_merge_says_so(controller: TabController) -> None:
-    reply = json.loads(controller.preview("task(1)", "a photo of {c}", 0, 20, 7))
+    reply = controller.preview("task(1)", {"preview.template": "a photo of {c}"})
     assert "Merge first" in reply["status"]
 
 
 def test_the_estimate_is_there_before_the_merge_and_explains_errors(controller: TabController) -> None:
-    assert "lct-fact" in controller.estimate(TWO, *values())
-    assert "not an option" not in controller.estimate(TWO, *values())
-    assert "A name may not" in controller.estimate(TWO, *values(name="a/b"))
-    assert controller.estimate("[]", *values()) == ""
-    learning, solving = (controller.estimate(TWO, *values(method="contrastive", preset=p)) for p in ("best", "full"))
+    assert "lct-fact" in costs(controller, TWO, values())
+    assert "not an option" not in costs(controller, TWO, values())
+    assert "A name may not" in costs(controller, TWO, values(name="a/b"))
+    assert costs(controller, [], values()) == ""
+    learning, solving = (costs(controller, TWO, values(method="contrastive", preset=p)) for p in ("best", "full"))
     assert "and a training step" in learning
     assert "and a training step" not in solving

@@ -50,7 +50,7 @@ def test_only_the_chosen_methods_options_count(folder: Path) -> None:
 
 
 def test_emptied_controls_mean_their_default() -> None:
-    values = settings.named([None] * len(settings.NAMES))
+    values = settings.named(dict.fromkeys(settings.NAMES))
     assert values == settings.defaults()
 
 

@@ -1,7 +1,6 @@
-"""The gradio side of the panel: an accordion with an empty frame for the JavaScript, and three hidden texts.
+"""The gradio side of the panel: an accordion with an empty frame for the JavaScript, and hidden texts.
 
-Works from one source under gradio 3.41.2 and 4.40.0. The texts are hidden by style, not by `visible=False`: newer
-versions of gradio leave invisible components out of the page.
+Works from one source under gradio 3.41.2 and 4.40.0.
 """
 
 from __future__ import annotations
@@ -13,27 +12,13 @@ from typing import Any
 
 import gradio as gr
 
+from lib_loraclr.frontends.gradio_compat import endpoint, event, hidden_text, js, volatile
 from lib_loraclr.frontends.panel.form import panel_form
 from lib_loraclr.frontends.panel.layouts import LayoutStore
-from lib_loraclr.frontends.panel.questions import Questions
+from lib_loraclr.frontends.panel.questions import panel_bridge
 from lib_loraclr.frontends.panel.services import PanelServices, as_json
 
 TITLE = "LoRACLR Regional"
-HIDDEN = ["loraclr-hidden"]
-
-
-def js(code: str) -> dict[str, str]:
-    """Keyword argument of an event listener that runs JavaScript, as this gradio calls it."""
-    return {"_js" if gr.__version__.startswith("3.") else "js": code}
-
-
-def hidden_text(elem_id: str) -> gr.Textbox:
-    """A text that only JavaScript and the server see; never saved as a default of the page."""
-    box = gr.Textbox(
-        value="", elem_id=elem_id, elem_classes=HIDDEN, label=elem_id, show_label=False, container=False, lines=2
-    )
-    box.do_not_save_to_config = True
-    return box
 
 
 def build_panel(
@@ -47,25 +32,20 @@ def build_panel(
 
     Building has no side effects and may be repeated (the API builds the page twice more).
     """
-    ids = {"tab": tab, **{name: elem_id(name) for name in ("enabled", "spec", "question", "answer")}}
+    ids = {name: elem_id(name) for name in ("enabled", "spec")}
     config = {
         "tab": tab,
         "ids": ids,
+        "endpoint": f"loraclr_regional_{tab}",
         **panel_form(),
         "presets": layouts.listed(),
         "concepts": as_json(services.concepts()),
     }
     frame = f'<div class="loraclr-regional" data-config="{html.escape(json.dumps(config), quote=True)}"></div>'
-    with accordion(value=False, label=TITLE, elem_id=elem_id("enabled")) as enabled:
+    with accordion(value=False, label=TITLE, elem_id=ids["enabled"]) as enabled:
         gr.HTML(frame, elem_id=elem_id("panel"))
-        spec, question, answer = (hidden_text(ids[name]) for name in ("spec", "question", "answer"))
-    enabled.do_not_save_to_config = True
-    asked = Questions(services, layouts)
-    spec.change(
-        fn=None, inputs=[spec], outputs=[], **js(f"(text) => {{ loraclrRegional.bridge.specChanged({tab!r}, text); }}")
-    )
-    question.change(fn=asked.answer, inputs=[question], outputs=[answer], queue=False, show_progress="hidden")
-    answer.change(
-        fn=None, inputs=[answer], outputs=[], **js(f"(text) => {{ loraclrRegional.bridge.answered({tab!r}, text); }}")
-    )
-    return enabled, spec
+        spec = hidden_text(ids["spec"])
+        endpoint(config["endpoint"], panel_bridge(services, layouts).answer)
+    source = f"(text) => {{ loraclrRegional.specChanged({tab!r}, text); }}"
+    spec.change(None, [spec], None, **event(**js(source)))
+    return volatile(enabled), spec

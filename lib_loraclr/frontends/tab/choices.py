@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,13 +54,12 @@ class Choice:
         return recipe | ({"prompts": list(prompts)} if prompts else {})
 
 
-def parse_choices(text: str) -> list[dict[str, str]]:
-    """The page's JSON as a list of texts by name; what is not of that form raises InputError "bad-selection"."""
+def parse_choices(raw: Any) -> list[dict[str, str]]:
+    """The page's choices as a list of texts by name; what is not of that form raises InputError "bad-selection"."""
     try:
-        data: Any = json.loads(text or "[]")
-        items = [{str(k): str(v) for k, v in item.items() if v is not None} for item in data]
+        items = [{str(k): str(v) for k, v in item.items() if v is not None} for item in raw]
         names = [item["name"] for item in items]
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (TypeError, AttributeError, KeyError) as error:
         raise InputError("bad-selection", "The list of chosen LoRAs is damaged; choose again.", key="lora") from error
     if len(items) > MOST:
         raise InputError("bad-selection", f"At most {MOST} LoRAs can be merged at once.", key="lora")

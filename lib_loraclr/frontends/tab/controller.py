@@ -1,8 +1,7 @@
-"""What the page asks for: a question in texts, an answer in HTML and JSON. No gradio here."""
+"""What the page asks for, and the answers: HTML by panel under `html`, and values for its script. No gradio here."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 from lib_loraclr.app.application import Application, CatalogueEntry
 from lib_loraclr.app.cost import Passes, expected_phases
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
+from lib_loraclr.frontends.bridge import Answer
 from lib_loraclr.frontends.tab import choices as chosen
 from lib_loraclr.frontends.tab import settings
 from lib_loraclr.frontends.tab.cards import Card, cards_html
@@ -43,59 +43,79 @@ class TabController:
         self.result: MergeResult | None = None
         self.grid: Grid | None = None
         self._captured: set[str] = set()
-        self._count = itertools.count(1)
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """The questions of the page's script by name; each is an object with the values that are read here."""
+        return {
+            "open": lambda question: self.open(refresh=question.get("refresh") is True),
+            "details": lambda question: self.details(question.get("names")),
+            "cards": lambda question: self.cards(question.get("choices")),
+            "matrix": lambda question: self.interference(question.get("choices")),
+            "costs": lambda question: self.estimate(question.get("choices"), _values(question)),
+            "merge": lambda question: self.merge(question.get("choices"), _task(question), _values(question)),
+            "poll": lambda question: self.poll(_task(question)),
+            "cancel": lambda question: self.cancel(),
+            "finish": lambda question: self.finish(str(question.get("name") or "")),
+            "recipe": lambda question: self.load_recipe(str(question.get("name") or "")),
+            "report": lambda question: self.report(),
+            "preview": lambda question: self.preview(_task(question), _values(question)),
+            "folder": lambda question: self.open_folder(),
+        }
 
     # -- choosing ------------------------------------------------------------------------------------------------
 
-    def open(self, refresh: bool = False) -> tuple[str, str, str]:
-        """(list, model line, reply) when the tab is seen for the first time, and on Refresh."""
+    def open(self, refresh: bool = False) -> dict[str, Any]:
+        """List and model line when the tab is seen for the first time, and on Refresh."""
         entries = self.application.catalogue.entries(refresh=refresh)
         running = self.runner.running
-        reply = self._reply(
-            names=[entry.name for entry in entries],
-            task=running[1] if running else "",
-            done=bool(self.runner.finished) and running is None,
-            folder=callable(getattr(self.application, "open_folder", None)),
-        )
-        return list_html(entries, self.application.catalogue.folder()), model_html(self.application.model()), reply
+        listed = list_html(entries, self.application.catalogue.folder())
+        return {
+            "html": {"picker": listed, "model": model_html(self.application.model())},
+            "names": [entry.name for entry in entries],
+            "task": running[1] if running else "",
+            "done": bool(self.runner.finished) and running is None,
+            "folder": callable(getattr(self.application, "open_folder", None)),
+        }
 
-    def details(self, names: str) -> str:
+    def details(self, names: Any) -> dict[str, Any]:
         """For the rows in view: their inside, and whether they can be chosen."""
         entries, model, rows = self._entries(), self.application.model(), dict[str, Any]()
         folder = self.application.catalogue.folder()
-        for name in _names(names)[:MOST_DETAILS]:
-            if name in entries:
+        for name in names[:MOST_DETAILS] if isinstance(names, list) else ():
+            if isinstance(name, str) and name in entries:
                 entry = entries[name]
                 facts, picture = self.files.facts(entry.path), self.files.thumbnail(entry.thumbnail)
                 row = row_of(entry, facts, picture, model, folder)
                 rows[name] = {"html": row_html(row), "reason": row.reason, "recipe": row.merged_here}
-        return self._reply(rows=rows)
+        return {"rows": rows}
 
-    def cards(self, selection: str) -> tuple[str, str]:
-        """(cards, reply with the completed choices)."""
+    def cards(self, selection: Any) -> dict[str, Any]:
+        """Cards of the chosen LoRAs, and the choices completed."""
         try:
             cards, missing = self._cards(selection)
         except InputError as error:
-            return error_html(error), self._reply(choices=[])
-        return cards_html(cards, missing), self._reply(choices=[card.choice.as_json() for card in cards])
+            return {"html": {"cards": error_html(error)}, "choices": []}
+        return {"html": {"cards": cards_html(cards, missing)}, "choices": [card.choice.as_json() for card in cards]}
 
-    def interference(self, selection: str) -> str:
-        """The matrix of the chosen files; "" when a newer question made it pointless."""
+    def interference(self, selection: Any) -> dict[str, Any]:
+        """The matrix of the chosen files; nothing when a newer question made it pointless."""
         try:
             cards, _ = self._cards(selection)
-            return interference_html(self.interferences.of([(c.choice.name, c.entry.path) for c in cards]))
+            matrix = interference_html(self.interferences.of([(c.choice.name, c.entry.path) for c in cards]))
         except Cancelled:
-            return ""
+            return {}
         except InputError as error:
-            return error_html(error)
+            matrix = error_html(error)
+        return {"html": {"matrix": matrix}}
 
-    def load_recipe(self, name: str) -> tuple[str, dict[str, Any]]:
-        """(reply with cards and notes, settings by name) from a merged file of the catalogue."""
+    def load_recipe(self, name: str) -> dict[str, Any]:
+        """Cards, settings by name and a note from a merged file of the catalogue."""
         entries = self._entries()
         recipe = self.files.facts(entries[name].path).recipe if name in entries else None
         if recipe is None:
             text = "This file holds no recipe; it was not merged by this extension."
-            return self._reply(status=note(text, "error", name)), {}
+            return {"status": note(text, "error", name)}
         items, missing = chosen.from_recipe(recipe, entries)
         values = settings.from_recipe(recipe)
         values["name"] = settings.next_name(self.application.catalogue.folder(), name)
@@ -103,12 +123,15 @@ class TabController:
         status = note(text, "info", name) + "".join(
             note("The recipe names a LoRA that is not in the folder any more.", "warning", file) for file in missing
         )
-        return self._reply(choices=items, status=status), values
+        return {"choices": items, "values": values, "status": status}
 
     # -- merging -------------------------------------------------------------------------------------------------
 
-    def estimate(self, selection: str, *values: Any) -> str:
+    def estimate(self, selection: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         """Costs of the merge as it is set now, or what is still wrong with it."""
+        return {"html": {"costs": self._costs(selection, values)}}
+
+    def _costs(self, selection: Any, values: Mapping[str, Any]) -> str:
         try:
             cards, _ = self._cards(selection)
             if not cards:
@@ -120,8 +143,8 @@ class TabController:
         except InputError as error:
             return error_html(error)
 
-    def merge(self, selection: str, task_id: str, *values: Any) -> str:
-        """Start a merge; the reply says whether it runs."""
+    def merge(self, selection: Any, task_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Start a merge; the answer says whether it runs."""
         try:
             cards, _ = self._cards(selection)
             plan = self._plan(cards, settings.named(values))
@@ -132,69 +155,73 @@ class TabController:
             title, phases = f"Merging {len(cards)} LoRAs", expected_phases(plan)
             self.runner.start("merge", task_id, title, lambda p: self._merge(plan, choices, report, p), phases)
         except InputError as error:
-            return self._reply(started=False, status=error_html(error))
-        return self._reply(started=True, task=task_id)
+            return {"started": False, "status": error_html(error)}
+        return {"started": True, "task": task_id}
 
-    def poll(self, task_id: str) -> str:
+    def poll(self, task_id: str) -> dict[str, Any]:
         """Where the running job stands, for the bar and the live text."""
         running = self.runner.running
         if running is None:
-            return self._reply(running=False)
+            return {"running": False}
         state = self.runner.state(running[1])
         left = "" if state.seconds_left is None else time_text(state.seconds_left)
-        return self._reply(
-            running=True, task=running[1], kind=running[0], state=state.state, phase=state.phase, step=state.step,
-            steps=state.steps, fraction=round(state.fraction, 4), left=left, text=state.text,
-        )  # fmt: skip
+        return {
+            "running": True, "task": running[1], "kind": running[0], "state": state.state, "phase": state.phase,
+            "step": state.step, "steps": state.steps, "fraction": round(state.fraction, 4), "left": left,
+            "text": state.text,
+        }  # fmt: skip
 
-    def cancel(self) -> str:
+    def cancel(self) -> dict[str, Any]:
         """Ask the running job to stop."""
-        return self._reply(cancelled=self.runner.cancel())
+        return {"cancelled": self.runner.cancel()}
 
-    def finish(self) -> tuple[str, str, str]:
-        """(result panel, preview panel, reply) of what ran last; panels are empty where there is nothing to show."""
+    def finish(self, name: str = "") -> dict[str, Any]:
+        """Result and preview of what ran last, empty where there is nothing to show; the next name after `name`."""
         status = "".join(error_html(done.error) for done in self.runner.finished.values() if done.error is not None)
         result, grid = self.result, self.grid
-        about: dict[str, Any] = {"status": status, "failed": bool(status)}
+        html = {"result": result_html(result) if result else "", "grid": grid_html(grid) if grid else ""}
+        about: dict[str, Any] = {"html": html, "status": status, "failed": bool(status)}
+        if name:
+            about["values"] = {"name": self.next_name(name)}
         if result is not None:
             concepts = [{"name": c.name, "trigger": c.trigger, "class_word": c.class_word} for c in result.choices]
             about["result"] = {
                 "name": result.name, "prompt": result.prompt, "concepts": concepts, "report": bool(result.report_page),
                 "measured": self._can_preview(), "again": self.application.cache_folder() is not None,
             }  # fmt: skip
-        return result_html(result) if result else "", grid_html(grid) if grid else "", self._reply(**about)
+        return about
 
     def next_name(self, name: str) -> str:
         """A name for the next merge: the same one unless the folder has it."""
         return settings.next_name(self.application.catalogue.folder(), name)
 
-    def report(self) -> str:
+    def report(self) -> dict[str, Any]:
         """The full report as a page."""
-        return self._reply(page=self.result.report_page if self.result else "")
+        return {"page": self.result.report_page if self.result else ""}
 
-    def preview(self, task_id: str, template: str, seed: Any, steps: Any, cfg: Any) -> str:
-        """Start painting the grid of the last merge."""
+    def preview(self, task_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Start painting the grid of the last merge with the settings "preview.template", "preview.seed" and so on."""
+        template, seed, steps, cfg = (values.get(f"preview.{name}") for name in ("template", "seed", "steps", "cfg"))
         try:
             result = self.result
             if result is None or not result.outcome.out.is_file():
                 raise InputError("no-result", "Merge first; then its preview can be painted.")
-            request = GridRequest(
-                self._subjects(result), result.outcome.out, template.strip() or "a photo of {c}", int(seed or 0),
-                int(steps or 20), float(cfg or 7.0),
-            )  # fmt: skip
+            prompt = str(template or "").strip() or "a photo of {c}"
+            numbers = int(seed or 0), int(steps or 20), float(cfg or 7.0)
+            request = GridRequest(self._subjects(result), result.outcome.out, prompt, *numbers)
             self.runner.start("preview", task_id, "Painting the preview", lambda p: self._paint(request, p))
         except (TypeError, ValueError):
-            return self._reply(started=False, status=note("Seed, steps and CFG scale must be numbers.", "error"))
+            return {"started": False, "status": note("Seed, steps and CFG scale must be numbers.", "error")}
         except InputError as error:
-            return self._reply(started=False, status=error_html(error))
-        return self._reply(started=True, task=task_id)
+            return {"started": False, "status": error_html(error)}
+        return {"started": True, "task": task_id}
 
-    def open_folder(self) -> str:
+    def open_folder(self) -> dict[str, Any]:
         """Show the LoRA folder on the machine that the program runs on, where the program offers that."""
         show = getattr(self.application, "open_folder", None)
         if callable(show):
             show()
-        return self._reply()
+        return {}
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -247,7 +274,7 @@ class TabController:
     def _entries(self) -> dict[str, CatalogueEntry]:
         return {entry.name: entry for entry in self.application.catalogue.entries()}
 
-    def _cards(self, selection: str) -> tuple[list[Card], list[str]]:
+    def _cards(self, selection: Any) -> tuple[list[Card], list[str]]:
         """Completed cards, and the names that the catalogue lacks."""
         entries, cards, missing = self._entries(), list[Card](), list[str]()
         for item in chosen.parse_choices(selection):
@@ -278,10 +305,6 @@ class TabController:
         name = (model.name, model.family, str(model.device)) if model else ()
         return repr((name, loras, plan.capture, plan.distill, plan.rounds, sorted(plan.student_options.items())))
 
-    def _reply(self, **content: Any) -> str:
-        """JSON for the page's script; the number makes every reply a new text."""
-        return json.dumps({"number": next(self._count), **content})
-
 
 def error_html(error: LoraclrError) -> str:
     """An error as a line of its own; being cancelled is none."""
@@ -291,9 +314,11 @@ def error_html(error: LoraclrError) -> str:
     return note(error.message, "error", "" if where and where in error.message else where)
 
 
-def _names(text: str) -> list[str]:
-    try:
-        names: Any = json.loads(text or "[]")
-    except ValueError:
-        return []
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+def _values(question: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings that a question carries, by name."""
+    values = question.get("values")
+    return values if isinstance(values, Mapping) else {}
+
+
+def _task(question: Mapping[str, Any]) -> str:
+    return str(question.get("task") or "")

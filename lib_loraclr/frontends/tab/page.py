@@ -17,9 +17,10 @@ FILES = next(folder for folder in (PACKAGE / "assets", PACKAGE.parent) if (folde
 
 
 def build_page(application: Application) -> gr.Blocks:
-    """The tab with the extension's own style.css and script."""
+    """The tab with the extension's own style.css and scripts."""
     style = (FILES / "style.css").read_text(encoding="utf-8")
-    script = (FILES / "javascript" / "loraclr_tab.js").read_text(encoding="utf-8")
+    scripts = [FILES / "javascript" / f"loraclr_{name}.js" for name in ("bridge", "tab")]
+    script = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
     page = build_tab(application)
     with page:
         page.load(None, None, None, **js(_loader(style, script)))

@@ -80,11 +80,17 @@ def defaults() -> dict[str, Any]:
     return {**SIMPLE, **{setting.name: setting.default for setting in ADVANCED}}
 
 
-def named(values: Sequence[Any]) -> dict[str, Any]:
-    """The controls' values, in the order of `NAMES`, by name; an emptied control has its default."""
-    known = defaults()
-    found = {name: known[name] if value is None else value for name, value in zip(NAMES, values, strict=True)}
-    return {**found, "method": method_name(str(found["method"]))}
+def named(values: Values) -> dict[str, Any]:
+    """Every setting by name from the controls' values; an emptied control has its default."""
+    settled = {name: _read(values.get(name), default) for name, default in defaults().items()}
+    return {**settled, "method": method_name(str(settled["method"]))}
+
+
+def _read(value: Any, default: Any) -> Any:
+    """A value from the page; JSON does not tell 1 from 1.0."""
+    if value is None:
+        return default
+    return float(value) if isinstance(default, float) and type(value) is int else value
 
 
 def settle(preset: str, method: str, *, changed: str) -> tuple[str, str]:

@@ -1,15 +1,15 @@
-"""The merge tab: gradio components, and which question of the controller each event asks."""
+"""The merge tab: gradio components, and which questions of the controller the page's script can ask."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import json
 from typing import Any
 
 import gradio as gr
 
 from lib_loraclr.app.application import Application
-from lib_loraclr.frontends.gradio_compat import event, js, volatile
+from lib_loraclr.frontends.bridge import Bridge
+from lib_loraclr.frontends.gradio_compat import endpoint, event, hidden_text, js, volatile
 from lib_loraclr.frontends.tab.cards import cards_html
 from lib_loraclr.frontends.tab.controller import TabController
 from lib_loraclr.frontends.tab.controls import (
@@ -41,27 +41,22 @@ SEARCH = (
 )
 
 
-@dataclass
-class _Parts:
-    """Components that events read and write."""
-
-    controls: dict[str, Any] = field(default_factory=dict[str, Any])
-    boxes: dict[str, Any] = field(default_factory=dict[str, Any])
-    buttons: dict[str, Any] = field(default_factory=dict[str, Any])
-    panels: dict[str, Any] = field(default_factory=dict[str, Any])
+PREVIEW = ("template", "seed", "steps", "cfg")
 
 
 def build_tab(application: Application) -> gr.Blocks:
     """The tab for one application; nothing is read from disk before the page shows it."""
-    controller, parts = TabController(application), _Parts()
+    controller = TabController(application)
     with gr.Blocks(analytics_enabled=False, title="LoRACLR") as blocks, gr.Column(elem_id="loraclr_tab"):
         with gr.Row(elem_id="loraclr_columns"):
             with gr.Column(scale=4, min_width=320, elem_id="loraclr_left"):
-                _picker(parts)
+                _picker()
             with gr.Column(scale=8, min_width=320, elem_id="loraclr_right"):
-                controls = _work(parts)
-        _bridge(parts)
-        _wire(controller, parts, controls)
+                controls, preview = _work()
+        with gr.Row(elem_classes=["lct-off"]):
+            endpoint("loraclr_tab", Bridge(controller.answers).answer)
+            _carry_settings(controls, preview)
+        _wire_settings(controls)
     return blocks
 
 
@@ -76,40 +71,46 @@ def _heading(number: str, text: str) -> str:
     return f'<h3 class="lct-heading"><span aria-hidden="true">{number}</span>{tag("span", text)}</h3>'
 
 
-def _picker(parts: _Parts) -> None:
+def _panel(name: str, html: str = "") -> None:
+    """HTML that the page's script puts in the place of what is there."""
+    gr.HTML(f'<div data-panel="{name}">{html}</div>', elem_id=f"loraclr_{name}")
+
+
+def _picker() -> None:
     gr.HTML(_heading("1", "Choose LoRAs"))
-    parts.panels["model"] = gr.HTML("", elem_id="loraclr_model")
+    _panel("model")
     gr.HTML(SEARCH)
-    parts.panels["list"] = gr.HTML("", elem_id="loraclr_picker")
-    parts.buttons["refresh"] = gr.Button("Refresh the list", size="sm", elem_id="loraclr_refresh")
+    _panel("picker")
+    gr.Button("Refresh the list", size="sm", elem_id="loraclr_refresh")
 
 
-def _work(parts: _Parts) -> Controls:
+def _work() -> tuple[Controls, list[Any]]:
+    """The settings' controls, and those of the preview in the order of `PREVIEW`."""
     gr.HTML(_heading("2", "Say what each one is"))
-    parts.panels["cards"] = gr.HTML(cards_html([]), elem_id="loraclr_cards")
+    _panel("cards", cards_html([]))
     gr.HTML(_heading("3", "See how much they interfere"))
-    parts.panels["matrix"] = gr.HTML(interference_html(Interference()), elem_id="loraclr_matrix")
+    _panel("matrix", interference_html(Interference()))
     gr.HTML(_heading("4", "Merge"))
-    by_name = parts.controls
+    by_name: dict[str, Any] = {}
     with gr.Column(elem_id="loraclr_settings"):
         summary = main_controls(by_name)
         with gr.Accordion("Advanced", open=False, elem_id="loraclr_advanced"):
             groups = advanced_controls(by_name)
     with gr.Column(elem_id="loraclr_action"):
-        parts.panels["estimate"] = gr.HTML("", elem_id="loraclr_costs")
+        _panel("costs")
         with gr.Row(elem_id="loraclr_run"):
-            parts.buttons["merge"] = gr.Button("Merge", variant="primary", elem_id="loraclr_generate")
-            parts.buttons["cancel"] = gr.Button("Cancel", variant="stop", elem_id="loraclr_interrupt")
+            gr.Button("Merge", variant="primary", elem_id="loraclr_generate")
+            gr.Button("Cancel", variant="stop", elem_id="loraclr_interrupt")
         gr.HTML(PROGRESS)
-    parts.panels["result"] = gr.HTML("", elem_id="loraclr_result")
+    _panel("result")
     with gr.Column(elem_id="loraclr_after", elem_classes=["lct-off"]):
-        _after(parts)
+        preview = _after()
     gr.HTML(tag("p", f"sd-webui-loraclr {__version__}", "lct-soft lct-version"))
-    return Controls(by_name, groups, summary)
+    return Controls(by_name, groups, summary), preview
 
 
-def _after(parts: _Parts) -> None:
-    """What can be done with a finished merge."""
+def _after() -> list[Any]:
+    """What can be done with a finished merge; returns the preview's controls."""
     titles = {
         "insert": "Insert into txt2img", "regional": "Send to the regional prompter",
         "again": "Merge again from the cache", "recipe": "Load its recipe", "save": "Save the full report",
@@ -117,90 +118,36 @@ def _after(parts: _Parts) -> None:
     }  # fmt: skip
     with gr.Row(elem_classes=["lct-buttons"]):
         for name, title in titles.items():
-            parts.buttons[name] = gr.Button(title, size="sm", elem_id=f"loraclr_{name}", min_width=120)
+            gr.Button(title, size="sm", elem_id=f"loraclr_{name}", min_width=120)
     with gr.Row(elem_id="loraclr_preview_row", elem_classes=["lct-row-2"]):
-        inputs: list[tuple[str, Any]] = [
-            ("template", gr.Textbox("a photo of {c}", label="Preview prompt", info="{c} stands for each concept.",
-                                    max_lines=1, scale=4, min_width=200, elem_id="loraclr_template")),
-            ("seed", gr.Number(0, label="Preview seed", precision=0, min_width=80, elem_id="loraclr_preview_seed")),
-            ("steps", gr.Number(20, label="Preview steps", precision=0, min_width=80, elem_id="loraclr_preview_steps")),
-            ("cfg", gr.Number(7, label="Preview CFG scale", min_width=80, elem_id="loraclr_preview_cfg")),
+        boxes: list[Any] = [
+            gr.Textbox("a photo of {c}", label="Preview prompt", info="{c} stands for each concept.", max_lines=1,
+                       scale=4, min_width=200, elem_id="loraclr_template"),
+            gr.Number(0, label="Preview seed", precision=0, min_width=80, elem_id="loraclr_preview_seed"),
+            gr.Number(20, label="Preview steps", precision=0, min_width=80, elem_id="loraclr_preview_steps"),
+            gr.Number(7, label="Preview CFG scale", min_width=80, elem_id="loraclr_preview_cfg"),
         ]  # fmt: skip
-        parts.boxes |= {f"preview_{name}": volatile(box) for name, box in inputs}
-        parts.buttons["preview"] = gr.Button("Paint the preview grid", min_width=160, elem_id="loraclr_preview")
-    parts.panels["grid"] = gr.HTML("", elem_id="loraclr_grid")
+        gr.Button("Paint the preview grid", min_width=160, elem_id="loraclr_preview")
+    _panel("grid")
+    return [volatile(box) for box in boxes]
 
 
-def _bridge(parts: _Parts) -> None:
-    """Between the page's script and the controller: it presses these and reads the reply; nobody sees them."""
-    with gr.Row(elem_classes=["lct-off"], elem_id="loraclr_bridge"):
-        for name in ("selection", "task", "question", "reply"):
-            parts.boxes[name] = volatile(gr.Textbox("", label=f"LoRACLR {name}", elem_id=f"loraclr_{name}"))
-        for name in ("open", "details", "sync", "matrix", "costs", "poll", "finish", "use", "page"):
-            parts.buttons["_" + name] = gr.Button(name, elem_id=f"loraclr_do_{name}")
+def _carry_settings(controls: Controls, preview: list[Any]) -> None:
+    """The controls' values to the page's script, which presses the button, and from it, through the hidden text."""
+    names = json.dumps([*NAMES, *(f"preview.{name}" for name in PREVIEW)])
+    gather = gr.Button("Gather the settings", elem_id="loraclr_gather")
+    source = f"(...values) => {{ loraclrTab.gathered({names}, values); }}"
+    gather.click(None, [*controls.inputs, *preview], None, **event(**js(source)))
+    spread = hidden_text("loraclr_spread")
+    spread.change(_spread, [spread], controls.inputs, **event())
 
 
-def _wire(controller: TabController, parts: _Parts, controls: Controls) -> None:
-    box, button, panel = parts.boxes, parts.buttons, parts.panels
-    selection, task, reply = box["selection"], box["task"], box["reply"]
-
-    def on(name: str, call: Callable[..., Any], inputs: list[Any], outputs: list[Any], after: str, *asked: str) -> None:
-        """Pressing `name`: the script fills the first inputs, the controller answers, the script reads the reply."""
-        first = button[name].click(call, inputs, outputs, **event(**js(_filled(asked, len(inputs)))))
-        if after:
-            first.then(None, [reply], None, **event(**js(f"(reply) => {{ loraclrTab.{after}(reply); }}")))
-
-    chosen, question, new_task = "selection()", "question()", "newTask()"
-    listing = [panel["list"], panel["model"], reply]
-    on("_open", lambda _: controller.open(), [task], listing, "opened")
-    on("refresh", lambda _: controller.open(refresh=True), [task], listing, "opened")
-    on("_details", controller.details, [box["question"]], [reply], "detailed", question)
-    on("_sync", controller.cards, [selection], [panel["cards"], reply], "synced", chosen)
-    on(
-        "_matrix",
-        lambda text: controller.interference(text) or gr.update(),
-        [selection],
-        [panel["matrix"]],
-        "matrixShown",
-        chosen,
-    )
-    on("_costs", controller.estimate, [selection, *controls.inputs], [panel["estimate"]], "costsShown", chosen)
-    on("merge", controller.merge, [selection, task, *controls.inputs], [reply], "started", chosen, new_task)
-    on("_poll", controller.poll, [task], [reply], "polled", "task()")
-    on("cancel", lambda _: controller.cancel(), [task], [reply], "cancelled")
-    name = controls.by_name["name"]
-    finished = [panel["result"], panel["grid"], name, reply]
-    on("_finish", lambda text: _finish(controller, text), [name], finished, "finished")
-    settings = [reply, *controls.inputs]
-    on("_use", lambda text: _use(controller, text), [box["question"]], settings, "recipeLoaded", question)
-    on("_page", lambda _: controller.report(), [task], [reply], "saveReport")
-    painted = [task, *(box[f"preview_{part}"] for part in ("template", "seed", "steps", "cfg"))]
-    on("preview", controller.preview, painted, [reply], "started", new_task)
-    on("folder", lambda _: controller.open_folder(), [task], [reply], "")
-    for part in ("insert", "regional", "again", "recipe", "save"):
-        button[part].click(None, None, None, **event(**js(f"() => {{ loraclrTab.{part}(); }}")))
-    _wire_settings(controls)
-
-
-def _filled(asked: Sequence[str], count: int) -> str:
-    """JavaScript that puts answers of the page's script in the place of the first inputs.
-
-    Gradio hands over the values of inputs and outputs, and wants back one value for each of the `count` inputs.
-    """
-    answers = "".join(f"loraclrTab.{answer}, " for answer in asked)
-    return f"(...values) => [{answers}...values.slice({len(asked)}, {count})]"
-
-
-def _finish(controller: TabController, name: str) -> tuple[str, str, str, str]:
-    result, grid, reply = controller.finish()
-    return result, grid, controller.next_name(name), reply
-
-
-def _use(controller: TabController, name: str) -> list[Any]:
-    reply, values = controller.load_recipe(name)
+def _spread(text: str) -> list[Any]:
+    """Updates of the controls for settings by name, in JSON."""
+    values: dict[str, Any] = json.loads(text or "{}")
     if "method" in values:
         values["method"] = method_title(values["method"])
-    return [reply, *(gr.update(value=values[key]) if key in values else gr.update() for key in NAMES)]
+    return [gr.update(value=values[name]) if name in values else gr.update() for name in NAMES]
 
 
 def _wire_settings(controls: Controls) -> None:
