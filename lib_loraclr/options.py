@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from lib_loraclr.core.errors import InputError
 
@@ -25,6 +25,7 @@ _KINDS: dict[type, str] = {bool: "flag", int: "whole", float: "number", str: "te
 _JSON_TYPES = {
     "flag": "boolean", "whole": "integer", "number": "number", "text": "string", "path": "string", "size": "string",
     "span": "array", "list": "array", "table": "object", "part": "object",
+    "any": "string",
 }  # fmt: skip
 
 
@@ -34,8 +35,8 @@ class Field:
 
     kind      flag, whole, number, text, path; size (WIDTHxHEIGHT or "native", read as a pair or None); span (two
               numbers, the first not above the second); part (an object of the dataclass `part`); list (of such objects,
-              of texts that `entry` reads, or, with neither, of texts); table (an object as it is). None said: that of
-              the default
+              of texts that `entry` reads, or, with neither, of texts); table (an object as it is);
+              any (what `check` makes of it). None said: that of the default
     low, high inclusive limits of a number, both numbers of a span, and (`high`) the length of a text
     choices   allowed texts, or a mapping of them to how a control calls them; `renamed` maps old spellings to new ones
     check     takes the value that the kind has read, and returns it or raises ValueError with what it must be
@@ -79,6 +80,10 @@ class Field:
         if self.low is None or self.high is None:
             return f"at least {self.low:g}" if self.low is not None else f"at most {self.high:g}" if self.high else ""
         return f"{self.low:g} to {self.high:g}"
+
+    def words(self, choice: str) -> str:
+        """How a control calls one of the choices."""
+        return self.choices.get(choice, choice) if isinstance(self.choices, Mapping) else choice
 
     def holds(self, number: float) -> bool:
         """Whether a number is within the limits."""
@@ -202,28 +207,12 @@ class FieldReader:
             raise InputError(code, f"'{key}' is not an option; known: {known}.", file=self.file, key=key)
 
     def _typed(self, field: Field, raw: Any, place: str) -> Any:
-        kind = field.type
         if raw is None and field.optional:
             return None
-        if kind in ("number", "whole"):
-            return self._number(field, raw, kind == "whole")
-        if kind == "flag":
-            return self._flag(raw)
-        if kind == "span":
-            return self._span(field, raw)
-        if kind == "part" and field.part is not None:
-            return self.make(field.part, raw, place)
-        if kind == "list":
-            return self._list(field, raw, place)
-        if kind == "table":
-            return self._object(raw, place)
-        if kind == "size":
-            return read_size(raw)
-        if kind == "path":
-            return resolve(str(raw), self.folder) if _text(str(raw) if isinstance(raw, Path) else raw) else None
-        return self._word(field, raw)
+        return self._readers[field.type](self, field, raw, place)
 
-    def _number(self, field: Field, raw: Any, whole: bool) -> float:
+    def _number(self, field: Field, raw: Any, place: str) -> float:
+        whole = field.type == "whole"
         words = "a whole number" if whole else "a finite number"
         if self.texts and isinstance(raw, str):
             try:
@@ -242,7 +231,7 @@ class FieldReader:
             raise ValueError(field.range)
         return int(raw) if whole else number
 
-    def _flag(self, raw: Any) -> bool:
+    def _flag(self, field: Field, raw: Any, place: str) -> bool:
         if isinstance(raw, bool):
             return raw
         word = str(raw).strip().lower() if self.texts else ""
@@ -250,15 +239,15 @@ class FieldReader:
             raise ValueError("true or false")
         return word in YES
 
-    def _span(self, field: Field, raw: Any) -> tuple[float, float]:
+    def _span(self, field: Field, raw: Any, place: str) -> tuple[float, float]:
         if not isinstance(raw, Sequence) or isinstance(raw, str) or len(cast("Sequence[Any]", raw)) != 2:
             raise ValueError("a list of 2 numbers")
-        first, last = (self._number(field, number, whole=False) for number in cast("Sequence[Any]", raw))
+        first, last = (self._number(field, number, place) for number in cast("Sequence[Any]", raw))
         if first > last:
             raise ValueError("a span that does not end before it starts")
         return first, last
 
-    def _word(self, field: Field, raw: Any) -> str:
+    def _word(self, field: Field, raw: Any, place: str) -> str:
         word = str(raw) if self.texts else _text(raw)
         word = field.renamed.get(word, word)
         if field.choices and word not in field.choices:
@@ -266,6 +255,29 @@ class FieldReader:
         if field.high is not None and len(word) > field.high:
             raise ValueError(f"text of at most {field.high:g} characters")
         return word
+
+    def _size(self, field: Field, raw: Any, place: str) -> tuple[int, int] | None:
+        """(width, height) of WIDTHxHEIGHT; None for "native"."""
+        if raw == "native":
+            return None
+        sides = [int(side) if side.isdecimal() else 0 for side in str(raw).lower().split("x")]
+        if len(sides) != 2 or any(side < 8 or side % 8 for side in sides):
+            raise ValueError("a size such as 512x768 in multiples of 8")
+        return sides[0], sides[1]
+
+    def _path(self, field: Field, raw: Any, place: str) -> Path | None:
+        """Empty text is no path."""
+        word = _text(str(raw) if isinstance(raw, Path) else raw)
+        return resolve(word, self.folder) if word else None
+
+    def _any(self, field: Field, raw: Any, place: str) -> Any:
+        return raw
+
+    def _part(self, field: Field, raw: Any, place: str) -> Any:
+        return self.make(field.part or dict, raw, place)
+
+    def _table(self, field: Field, raw: Any, place: str) -> dict[str, Any]:
+        return self._object(raw, place)
 
     def _object(self, raw: Any, place: str) -> dict[str, Any]:
         if not isinstance(raw, Mapping):
@@ -276,15 +288,21 @@ class FieldReader:
         if not isinstance(raw, list | tuple):
             raise ValueError("a list")
         items = cast("Sequence[Any]", raw)
+        if field.part is None and not all(isinstance(item, str) for item in items):
+            raise ValueError("a list of texts")
         return tuple(self._item(field, item, f"{place}[{index}]") for index, item in enumerate(items))
 
     def _item(self, field: Field, raw: Any, place: str) -> Any:
         if isinstance(raw, str) and (field.entry is not None or field.part is None):
             return raw if field.entry is None else field.entry(raw, self.folder)
         if field.part is None or not isinstance(raw, Mapping):
-            wanted = f"a text {field.metavar} or an object" if field.entry else "an object" if field.part else "text"
-            raise self.wrong(place, wanted, cast(Any, raw))
+            raise self.wrong(place, f"a text {field.metavar} or an object" if field.entry else "an object", raw)
         return self.make(field.part, raw, place)
+
+    _readers: ClassVar[dict[str, Callable[[FieldReader, Field, Any, str], Any]]] = {
+        "flag": _flag, "whole": _number, "number": _number, "text": _word, "path": _path, "size": _size, "span": _span,
+        "part": _part, "list": _list, "table": _table, "any": _any,
+    }  # fmt: skip
 
 
 def complete(fields: Sequence[Field], raw: Mapping[str, Any], retired: Sequence[Retired] = ()) -> dict[str, Any]:
@@ -303,39 +321,46 @@ def check(settings: Any) -> None:
             reader.value(field, as_value(field, getattr(settings, attribute)), attribute)
 
 
-def as_value(field: Field, value: Any) -> Any:
-    """A value as JSON holds it."""
+def as_value(field: Field, value: Any, *, full: bool = False, empty: bool = True) -> Any:
+    """A value as JSON holds it; the objects of a list as `as_json` makes them."""
     if field.type == "size":
         return "native" if value is None else "x".join(map(str, value))
     if field.type == "path":
         return None if value is None else str(value)
     if isinstance(value, tuple):
         items = cast("tuple[Any, ...]", value)
-        return [as_json(item) if dataclasses.is_dataclass(item) else item for item in items]
+        return [as_json(item, full=full, empty=empty) if field.part else item for item in items]
     if isinstance(value, Mapping):
         return dict(sorted(cast("Mapping[str, Any]", value).items()))
     return value
 
 
-def as_json(value: Any, *, full: bool = False) -> dict[str, Any]:
-    """A dataclass as its JSON object; fields at their default are left out unless `full`. `extra` comes back."""
+def as_json(value: Any, *, full: bool = False, empty: bool = True) -> dict[str, Any]:
+    """A dataclass as its JSON object; fields at their default are left out unless `full`. `extra` comes back.
+
+    Without `empty` null and empty lists are left out, too.
+    """
     data: dict[str, Any] = {}
     for attribute, field in fields_of(type(value)).items():
         current = getattr(value, attribute)
         if field.part is not None and field.type == "part":
-            inner = as_json(current, full=full)
+            inner = as_json(current, full=full, empty=empty)
             data |= {field.name: inner} if inner else {}
-        elif full or current != field.default:
-            data[field.name] = as_value(field, current)
+        elif (full or current != field.default) and (empty or current not in (None, ())):
+            data[field.name] = as_value(field, current, full=full, empty=empty)
     return {**data, **getattr(value, "extra", {})}
 
 
 def json_schema(kind: type[Any]) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a dataclass, with defaults and a sentence for every field."""
-    fields = fields_of(kind).values()
-    required = [field.name for field in fields if field.required]
-    schema = {"type": "object", "properties": {field.name: field_schema(field) for field in fields}}
-    return schema | ({"required": required} if required else {})
+    return object_schema(fields_of(kind))
+
+
+def object_schema(fields: Fields) -> dict[str, Any]:
+    """JSON Schema of an object with these fields."""
+    required = [field.name for field in fields.values() if field.required]
+    properties = {field.name: field_schema(field) for field in fields.values()}
+    return {"type": "object", "properties": properties, **({"required": required} if required else {})}
 
 
 def field_schema(field: Field) -> dict[str, Any]:
@@ -356,17 +381,6 @@ def field_schema(field: Field) -> dict[str, Any]:
     else:
         schema |= limits
     return schema | ({"enum": list(field.choices)} if field.choices else {})
-
-
-def read_size(raw: Any) -> tuple[int, int] | None:
-    """(width, height) of WIDTHxHEIGHT; None for "native". Raises ValueError."""
-    if raw == "native":
-        return None
-    width, _, height = str(raw).lower().partition("x")
-    sides = [int(side) if side.isdecimal() else 0 for side in (width, height)]
-    if any(side < 8 or side % 8 for side in sides):
-        raise ValueError("a size such as 512x768 in multiples of 8")
-    return sides[0], sides[1]
 
 
 def resolve(path: str, folder: Path | None) -> Path:

@@ -37,6 +37,16 @@ SCENES = ("", "a photo of a dog", "a forest", "a woman in a city", "the beach", 
 OTHERS = ("a dog", "a woman", "a man", "a car", "a house", "a chair")
 
 
+def check_templates(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """Prompts in which {c} and {other} may stand, and no other field. Raises ValueError."""
+    try:
+        for prompt in prompts:
+            prompt.format(c="", other="")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        raise ValueError("prompts with no other braces than {c} and {other}") from None
+    return prompts
+
+
 def phrase(trigger: str, class_word: str) -> str:
     """How a prompt calls the concept: its trigger, followed by its class word unless the trigger contains it."""
     trigger, class_word = trigger.strip(), class_word.strip()

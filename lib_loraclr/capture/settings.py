@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lib_loraclr.capture.prompts import HELD_OUT_TEMPLATES, SAMPLE_TEMPLATES, SCENES, TEXT_TEMPLATES, Templates
+from lib_loraclr.capture.prompts import (
+    HELD_OUT_TEMPLATES,
+    SAMPLE_TEMPLATES,
+    SCENES,
+    TEXT_TEMPLATES,
+    Templates,
+    check_templates,
+)
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.options import check, option
 
@@ -14,16 +21,9 @@ CAPTURE = "How the model is watched"  # title of the group
 
 
 def _templates(prompts: tuple[str, ...]) -> tuple[str, ...]:
-    """Prompts that each hold {c}, and no field but {c} and {other}; at least one."""
-    for template in prompts:
-        try:
-            filled = template.format(c="\0", other="")
-        except (KeyError, IndexError, ValueError):
-            filled = ""
-        if "\0" not in filled:
-            raise ValueError("prompts that contain {c} and no field but {c} and {other}")
-    if not prompts:
-        raise ValueError("a list with a prompt")
+    """At least one, and each holds {c}."""
+    if not prompts or any("{c}" not in prompt for prompt in check_templates(prompts)):
+        raise ValueError("a list of prompts that contain {c}")
     return prompts
 
 

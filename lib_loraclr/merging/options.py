@@ -1,49 +1,93 @@
 """The options of a merge: one parse and validate point for command line, recipe file, API and tab.
 
-A recipe is a JSON object with the command line's names: `checkpoint`, `lora`, `method`, `preset`, `rank`, `dtype`,
-`device`, `seed`, `out`, `overwrite`, `report`, `cache`, `option`, and `version`. An entry of `lora` is either the
-command line's text `FILE[:WEIGHT[:TE_WEIGHT]]` or an object with the fields of `LoraChoice`.
+A recipe is a JSON object with the names of `MergeOptions` and `version`. An entry of `lora` is either the command
+line's text `FILE[:WEIGHT[:TE_WEIGHT]]` or an object with the names of `LoraChoice`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib_loraclr.capture.prompts import check_templates
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.reading import Reader, array, flag, integer, number, object_, one_of, resolve, templates, text
+from lib_loraclr.core.methods import METHODS
+from lib_loraclr.options import Field, FieldReader, as_json, option, resolve
 
 OPTIONS_VERSION = 1
-PRESETS = ("instant", "text", "full", "best")
+PRESETS = {"best": "Best", "full": "Full", "text": "Text", "instant": "Instant"}  # name -> what a control calls it
 DEFAULT_PRESET = "best"
 DTYPES = ("fp16", "bf16", "fp32")
 DEFAULT_METHOD = "gradient-fusion"
 DEFAULT_MODEL_FREE_METHOD = "sum"
+CONTENT = "content"  # group of the options that decide what is in the merged file
+LORA_SYNTAX = "FILE[:WEIGHT[:TE_WEIGHT]]"
 
 OptionValue = float | int | str | bool
+
+
+def parse_lora_argument(argument: str, folder: Path | None = None) -> LoraChoice:
+    """`FILE[:WEIGHT[:TE_WEIGHT]]` to a choice.
+
+    Paths may hold colons (drive letters, names): at most two trailing fields are taken, only when they are numbers,
+    and never when the longer text is a file that exists.
+    """
+    parts = argument.split(":")
+    numbers: list[float] = []
+    while True:
+        path = ":".join(parts)
+        rest = _float_or_none(parts[-1]) if len(parts) > 1 and len(numbers) < 2 else None
+        if rest is None or resolve(path, folder).is_file():
+            break
+        numbers.insert(0, rest)
+        parts.pop()
+    if not path:
+        raise InputError("bad-option", f"'{argument}' names no file; write FILE[:WEIGHT[:TE_WEIGHT]].", key="lora")
+    weight, te_weight = (*numbers, None, None)[:2]
+    return LoraChoice(resolve(path, folder), 1.0 if weight is None else weight, te_weight)
+
+
+def _float_or_none(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _rank(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("text")
+    return str(value)
 
 
 @dataclass(frozen=True)
 class LoraChoice:
     """One input: effective update = `weight` * delta in the UNet and `te_weight` * delta in the text encoder.
 
-    `te_weight` None means the same as `weight`. `trigger` None means "what the file's metadata says", the empty text
-    means that the LoRA has no trigger (styles). `class_word` is what the concept is without its LoRA ("woman").
-    `prompts` are what the model draws while the LoRA is watched, `{c}` for trigger and class word and `{other}` for
-    something else; none means the usual ones.
-    `sha256`, when given, must be the file's hash: a recipe can insist on the very files it was made with.
+    `trigger` None means "what the file's metadata says", the empty text that the LoRA has no trigger (styles). With
+    `sha256` a recipe can insist on the very files it was made with.
     """
 
-    file: Path
-    weight: float = 1.0
-    te_weight: float | None = None
-    trigger: str | None = None
-    class_word: str | None = None
-    sha256: str | None = None
-    prompts: tuple[str, ...] = ()
+    file: Path = option(None, "The LoRA file.", kind="path", required=True)
+    weight: float = option(1.0, "Its weight in the UNet; may be negative or 0.")
+    te_weight: float | None = option(None, "Its weight in the text encoder; default: as in the UNet.", kind="number")
+    trigger: str | None = option(
+        None, "What calls the LoRA in a prompt; default: what its metadata says; '' for a style without one.",
+        kind="text", metavar="TEXT",
+    )  # fmt: skip
+    class_word: str | None = option(
+        None, "What the concept is without its LoRA, such as 'woman'; keeps the merge from changing that.", kind="text",
+        metavar="TEXT",
+    )  # fmt: skip
+    sha256: str | None = option(None, "What the file's hash must be.", kind="text")
+    prompts: tuple[str, ...] = option(
+        (), "What the model draws while the LoRA is watched, {c} for trigger and class word, {other} for something "
+        "else; default: the usual prompts.", kind="list", check=check_templates,
+    )  # fmt: skip
 
     @property
     def text_weight(self) -> float:
@@ -53,53 +97,52 @@ class LoraChoice:
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Everything a merge depends on. `option` holds the method's and the capture's options by name."""
+    """Everything a merge depends on. Fields of the group CONTENT decide what is in the file."""
 
-    lora: tuple[LoraChoice, ...]
-    out: Path
-    checkpoint: Path | None = None
-    method: str = DEFAULT_METHOD
-    preset: str = DEFAULT_PRESET
-    rank: str = "exact"
-    dtype: str = "fp16"
-    device: str = "auto"
-    seed: int = 0
-    overwrite: bool = False
-    report: Path | None = None
-    cache: Path | None = None
-    option: Mapping[str, OptionValue] = field(default_factory=dict)
+    lora: tuple[LoraChoice, ...] = option(
+        None, "An input, repeated; WEIGHT scales it in the UNet (may be negative or 0), TE_WEIGHT in the text encoder "
+        "(default: WEIGHT).", kind="list", part=LoraChoice, entry=parse_lora_argument, required=True,
+        metavar=LORA_SYNTAX,
+    )  # fmt: skip
+    out: Path = option(None, "The merged file, .safetensors.", kind="path", required=True, metavar="FILE")
+    checkpoint: Path | None = option(
+        None, "The base model (.safetensors); needed by data-driven methods.", kind="path", metavar="C"
+    )
+    method: str = option(DEFAULT_METHOD, f"One of {', '.join(METHODS)}.", title="Method", group=CONTENT, metavar="NAME")
+    preset: str = option(
+        DEFAULT_PRESET, "Best: Full, then the new LoRA learns from each single one; the most likeness, and the time "
+        "and memory of a short training. Full: every layer, solved alone, minutes. Text: text encoder and attention "
+        "only, seconds. Instant: files only, no sampling, concepts bleed.",
+        title="Preset", choices=PRESETS, group=CONTENT,
+    )  # fmt: skip
+    rank: str = option(
+        "exact", "Exact keeps everything (the sum of the LoRAs' ranks); the others trade likeness for a smaller file.",
+        title="Rank", kind="any", check=_rank, group=CONTENT, metavar="exact|N|energy=SHARE|size=MB",
+    )  # fmt: skip
+    dtype: str = option(
+        "fp16", "fp16 halves the file and every WebUI reads it. bf16 for models that run in it. fp32 is exact.",
+        title="Precision", choices=DTYPES, group=CONTENT,
+    )  # fmt: skip
+    device: str = option("auto", "cpu, cuda, cuda:1 …; auto takes a GPU when there is one.", metavar="D")
+    seed: int = option(0, "Same seed, same inputs: same file, byte for byte.", title="Seed", group=CONTENT, metavar="S")
+    overwrite: bool = option(
+        False, "Replaces the file when it exists. Off: an existing file is never touched.",
+        title="Replace a LoRA of this name",
+    )  # fmt: skip
+    report: Path | None = option(
+        None, "A report (JSON and one HTML page) that compares with simpler ways to merge; costs three more solves.",
+        kind="path", title="Full report", metavar="DIR",
+    )  # fmt: skip
+    cache: Path | None = option(
+        None, "Where captured statistics are kept, so that the next merge only solves.", kind="path", metavar="DIR"
+    )
+    option: Mapping[str, OptionValue] = option(
+        None, "Options of the method and of the capture, by name.", kind="table", group=CONTENT, metavar="NAME=VALUE"
+    )
 
     def as_recipe(self) -> dict[str, Any]:
         """The recipe as JSON data; parsing it again gives equal options."""
-        data: dict[str, Any] = {
-            "version": OPTIONS_VERSION,
-            "lora": [_choice_recipe(choice) for choice in self.lora],
-            "method": self.method,
-            "preset": self.preset,
-            "rank": self.rank,
-            "dtype": self.dtype,
-            "device": self.device,
-            "seed": self.seed,
-            "out": str(self.out),
-            "overwrite": self.overwrite,
-            "option": dict(sorted(self.option.items())),
-        }
-        for name in ("checkpoint", "report", "cache"):
-            value: Path | None = getattr(self, name)
-            if value is not None:
-                data[name] = str(value)
-        return data
-
-
-def _choice_recipe(choice: LoraChoice) -> dict[str, Any]:
-    entry: dict[str, Any] = {"file": str(choice.file), "weight": choice.weight}
-    for name in ("te_weight", "trigger", "class_word", "sha256"):
-        value = getattr(choice, name)
-        if value is not None:
-            entry[name] = value
-    if choice.prompts:
-        entry["prompts"] = list(choice.prompts)
-    return entry
+        return {"version": OPTIONS_VERSION, **as_json(self, full=True, empty=False)}
 
 
 def parse_merge_options(
@@ -110,101 +153,18 @@ def parse_merge_options(
     Relative paths are resolved against `folder` (a recipe's own folder) when it is given. `source` is the file that an
     error names. Raises InputError with `key` for an unknown name, a wrong type, a missing or an empty value.
     """
-    read = Reader(raw, "", source, folder)
-    version = read.get("version", integer, OPTIONS_VERSION)
-    if version != OPTIONS_VERSION:
-        raise InputError(
-            "bad-version",
-            f"The recipe has version {version}; this program reads version {OPTIONS_VERSION}.",
-            file=source,
-            key="version",
-        )
-    preset = read.get("preset", one_of(PRESETS), DEFAULT_PRESET)
-    default_method = DEFAULT_MODEL_FREE_METHOD if preset == "instant" else DEFAULT_METHOD
-    options = MergeOptions(
-        lora=tuple(_choices(read)),
-        out=read.path("out", required=True) or Path(),
-        checkpoint=read.path("checkpoint"),
-        method=read.get("method", text, default_method),
-        preset=preset,
-        rank=read.get("rank", _rank, "exact"),
-        dtype=read.get("dtype", one_of(DTYPES), "fp16"),
-        device=read.get("device", text, "auto"),
-        seed=read.get("seed", integer, 0),
-        overwrite=read.get("overwrite", flag, False),
-        report=read.path("report"),
-        cache=read.path("cache"),
-        option=_options(read),
-    )
-    read.finish()
-    return options
-
-
-def _choices(read: Reader) -> list[LoraChoice]:
-    entries: Sequence[Any] = read.get("lora", array, ())
-    if not entries:
-        raise InputError("empty-selection", "No LoRA was chosen; give at least one.", file=read.source, key="lora")
-    choices: list[LoraChoice] = []
-    for index, entry in enumerate(entries):
-        key = f"lora[{index}]"
-        if isinstance(entry, str):
-            choices.append(parse_lora_argument(entry, folder=read.folder))
-            continue
-        if not isinstance(entry, Mapping):
-            raise read.wrong(key, "a text FILE[:WEIGHT[:TE_WEIGHT]] or an object", entry)
-        item = Reader(entry, key + ".", read.source, read.folder)
-        choice = LoraChoice(
-            file=item.path("file", required=True) or Path(),
-            weight=item.get("weight", number, 1.0),
-            te_weight=item.get("te_weight", number, None),
-            trigger=item.get("trigger", text, None),
-            class_word=item.get("class_word", text, None),
-            sha256=item.get("sha256", text, None),
-            prompts=item.get("prompts", templates, ()),
-        )
-        item.finish()
-        choices.append(choice)
-    return choices
-
-
-def parse_lora_argument(given: str, *, folder: Path | None = None) -> LoraChoice:
-    """`FILE[:WEIGHT[:TE_WEIGHT]]` to a choice.
-
-    Paths may hold colons (drive letters, names): at most two trailing fields are taken, only when they are numbers,
-    and never when the longer text is a file that exists.
-    """
-    fields = given.split(":")
-    numbers: list[float] = []
-    while True:
-        path = ":".join(fields)
-        rest = _float_or_none(fields[-1]) if len(fields) > 1 and len(numbers) < 2 else None
-        if rest is None or resolve(path, folder).is_file():
-            break
-        numbers.insert(0, rest)
-        fields.pop()
-    if not path:
-        raise InputError("bad-option", f"'{given}' names no file; write FILE[:WEIGHT[:TE_WEIGHT]].", key="lora")
-    weight, te_weight = (*numbers, None, None)[:2]
-    return LoraChoice(resolve(path, folder), 1.0 if weight is None else weight, te_weight)
-
-
-def _options(read: Reader) -> dict[str, OptionValue]:
-    table: Mapping[str, Any] = read.get("option", object_, {})
+    reader, data = FieldReader(source, folder), dict(raw)
+    version = data.pop("version", None)
+    if version is not None and reader.value(Field("version", OPTIONS_VERSION, ""), version) != OPTIONS_VERSION:
+        message = f"The recipe has version {version}; this program reads version {OPTIONS_VERSION}."
+        raise InputError("bad-version", message, file=source, key="version")
+    if data.get("preset") == "instant" and data.get("method") is None:
+        data["method"] = DEFAULT_MODEL_FREE_METHOD
+    if data.get("lora") in (None, [], ()):
+        raise InputError("empty-selection", "No LoRA was chosen; give at least one.", file=source, key="lora")
+    options: MergeOptions = reader.make(MergeOptions, data)
+    table: Mapping[str, Any] = options.option
     for name, value in table.items():
         if not isinstance(value, str | int | float | bool) or (isinstance(value, float) and not math.isfinite(value)):
-            raise read.wrong(f"option.{name}", "a number, a text or true/false", value)
-    return dict(table)
-
-
-def _float_or_none(given: str) -> float | None:
-    try:
-        value = float(given)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _rank(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return text(value)
+            raise reader.wrong(f"option.{name}", "a number, a text or true/false", value)
+    return options

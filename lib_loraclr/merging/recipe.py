@@ -11,9 +11,10 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.formats.weighted import find_lora
-from lib_loraclr.merging.options import OPTIONS_VERSION, MergeOptions
+from lib_loraclr.merging.options import CONTENT, OPTIONS_VERSION, LoraChoice, MergeOptions
+from lib_loraclr.options import fields_of
 
-KEPT = ("method", "preset", "rank", "dtype", "seed", "option")
+KEPT = tuple(field.name for field in fields_of(MergeOptions).values() if field.group == CONTENT)
 
 
 def load_recipe(path: Path, *, lora_folder: Path | None = None) -> tuple[dict[str, Any], Path]:
@@ -39,7 +40,7 @@ def _from_merged(path: Path, folder: Path) -> dict[str, Any]:
     recipe = recipe_of(SafetensorsFile.open(path).metadata)
     if recipe is None:
         raise InputError("no-recipe", "The file holds no recipe; it was not merged by this program.", file=str(path))
-    fields = ("weight", "te_weight", "trigger", "class_word", "sha256", "prompts")
+    fields = [name for name in fields_of(LoraChoice) if name != "file"]
     entries: list[dict[str, Any]] = []
     for stored in recipe.get("inputs", ()):
         file = find_lora(str(stored.get("file", stored.get("name", ""))), folder).absolute()

@@ -90,7 +90,7 @@ def test_old_names_and_old_choices_are_read_and_the_new_ones_written() -> None:
         ({"others": [{"watts": 0}]}, "others[0].watts", "1 to 100"),
         ({"others": [3]}, "others[0]", "an object"),
         ({"others": {}}, "others", "a list"),
-        ({"tags": [3]}, "tags[0]", "text"),
+        ({"tags": ["a", 3]}, "tags", "a list of texts"),
         ({"name": 3}, "name", "text"),
     ],
 )

@@ -10,24 +10,33 @@ from lib_loraclr.app.application import Catalogue, CatalogueEntry
 from lib_loraclr.app.catalogue import entry_of
 from lib_loraclr.app.names import lora_path
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.merging.options import MergeOptions, parse_merge_options
+from lib_loraclr.merging.options import CONTENT, LoraChoice, MergeOptions, parse_merge_options
+from lib_loraclr.options import Field, FieldReader, Fields, by_name, fields_of, new_names
 
-PLAIN = ("method", "preset", "rank", "dtype", "seed", "overwrite", "option")
-LORA_FIELDS = ("weight", "te_weight", "trigger", "class_word", "sha256")
+# What a request may say: a recipe's fields but for those that name places of this machine.
+REQUEST = by_name(
+    [
+        Field("name", "", "Of the new LoRA.", required=True),
+        Field("loras", (), "Names of LoRAs, or objects with a name.", required=True),
+        Field("task", "", "A job id of your own."),
+        *(field for name, field in fields_of(MergeOptions).items() if field.group == CONTENT or name == "overwrite"),
+    ]
+)
+LORA = by_name([
+    Field("name", "", "Of the LoRA in the catalogue.", required=True),
+    *(field for name, field in fields_of(LoraChoice).items() if name != "file"),
+])  # fmt: skip
 MOST = 256  # LoRAs in one request
 
 
 def merge_options(catalogue: Catalogue, body: Mapping[str, Any], cache: Path | None) -> MergeOptions:
     """Validated options of `POST merge`. Raises InputError."""
-    known = {"name", "loras", "task", *PLAIN}
-    unknown = sorted(set(body) - known)
-    if unknown:
-        message = f"The request has an unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}."
-        raise InputError("bad-option", message, key=unknown[0])
+    body = new_names(REQUEST, body)
+    _refuse_unknown(REQUEST, body)
     name = body.get("name")
     if not isinstance(name, str):
         raise InputError("bad-output-name", "The new LoRA needs a name.", key="name")
-    raw: dict[str, Any] = {key: body[key] for key in PLAIN if key in body}
+    raw = {key: value for key, value in body.items() if key not in ("name", "loras", "task")}
     raw["lora"] = [_choice(catalogue, one) for one in _list(body.get("loras"))]
     raw["out"] = str(lora_path(catalogue.folder(), name))
     if cache is not None:
@@ -46,15 +55,17 @@ def names_of(catalogue: Catalogue, body: Mapping[str, Any]) -> list[CatalogueEnt
 
 
 def _choice(catalogue: Catalogue, one: Any) -> dict[str, Any]:
-    given = {"name": one} if isinstance(one, str) else one
-    if not isinstance(given, Mapping):
+    if not isinstance(one, str | Mapping):
         raise InputError("bad-option", "Each of loras is a name or an object with a name.", key="loras")
-    unknown = sorted(set(given) - {"name", *LORA_FIELDS})
-    if unknown:
-        message = f"An entry of loras has an unknown field {unknown[0]!r}; known: name, {', '.join(LORA_FIELDS)}."
-        raise InputError("bad-option", message, key=f"loras.{unknown[0]}")
-    entry = entry_of(catalogue, given.get("name"))
-    return {"file": str(entry.path), **{key: given[key] for key in LORA_FIELDS if given.get(key) is not None}}
+    choice = {"name": one} if isinstance(one, str) else new_names(LORA, one)
+    _refuse_unknown(LORA, choice, "loras")
+    entry = entry_of(catalogue, choice.pop("name", None))
+    return {"file": str(entry.path), **choice}
+
+
+def _refuse_unknown(fields: Fields, data: Mapping[str, Any], place: str = "") -> None:
+    unknown = {name: value for name, value in data.items() if name not in fields}
+    FieldReader().refuse(unknown, fields, place, code="bad-option")
 
 
 def _list(value: Any) -> list[Any]:

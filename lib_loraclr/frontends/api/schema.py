@@ -5,28 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from lib_loraclr.core.methods import METHODS
-from lib_loraclr.frontends.api.requests import LORA_FIELDS, PLAIN
+from lib_loraclr.frontends.api.requests import LORA, REQUEST
 from lib_loraclr.merging.config import JOB_OPTIONS
-from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, DTYPES, OPTIONS_VERSION, PRESETS
+from lib_loraclr.merging.options import DTYPES, OPTIONS_VERSION, PRESETS, MergeOptions
 from lib_loraclr.merging.overlap import KINDS
-from lib_loraclr.options import Field, as_value
+from lib_loraclr.options import Field, as_value, fields_of, object_schema
 
 
 def schema() -> dict[str, Any]:
     """Fields, their choices and every method's options with defaults, limits and a sentence each."""
+    merge = fields_of(MergeOptions)
+    lora = {"oneOf": [{"type": "string"}, object_schema(LORA)]}
+    request = object_schema(REQUEST)
+    request["properties"]["loras"] |= {"type": "array", "items": lora}
     return {
         "version": OPTIONS_VERSION,
         "merge": {
-            "fields": ["name", "loras", "task", *PLAIN],
-            "lora_fields": ["name", *LORA_FIELDS],
+            "fields": list(REQUEST),
+            "lora_fields": list(LORA),
+            "request": request,
             "presets": list(PRESETS),
-            "default_preset": DEFAULT_PRESET,
+            "default_preset": merge["preset"].default,
             "dtypes": list(DTYPES),
-            "ranks": "exact, a number from 1, energy=0.95 (share) or size=20 (MB)",
-            "default_method": DEFAULT_METHOD,
+            "ranks": merge["rank"].metavar,
+            "default_method": merge["method"].default,
             "methods": [
                 {
                     "name": method.name,
+                    "title": method.title,
                     "summary": method.summary,
                     "needs_model": method.needs_statistics,
                     "options": [_option(option) for option in method.options],

@@ -10,23 +10,17 @@ from typing import Any
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
+from lib_loraclr.frontends.cli.fields import add_fields, flag_of, from_here, help_of, typed
 from lib_loraclr.frontends.cli.pairs import InOrder, pair
 from lib_loraclr.frontends.cli.progress import BarProgress
 from lib_loraclr.frontends.cli.table import table, warnings_text
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.merging.config import JOB_OPTIONS
-from lib_loraclr.merging.options import (
-    DEFAULT_METHOD,
-    DTYPES,
-    PRESETS,
-    MergeOptions,
-    parse_lora_argument,
-    parse_merge_options,
-)
+from lib_loraclr.merging.options import LoraChoice, MergeOptions, parse_lora_argument, parse_merge_options
 from lib_loraclr.merging.outcome import MergeOutcome
 from lib_loraclr.merging.pipeline import merge
 from lib_loraclr.merging.recipe import load_recipe
-from lib_loraclr.options import Field, as_value
+from lib_loraclr.options import Field, as_value, fields_of
 
 DESCRIPTION = """Merge LoRAs into one LoRA file that keeps each of them.
 
@@ -40,8 +34,9 @@ EXAMPLES = """examples:
   %(prog)s recipe.json --rank 32 --out small.safetensors
 """
 
-SIMPLE = ("method", "preset", "rank", "dtype", "device", "seed")
-PATHS = ("checkpoint", "out", "report", "cache")
+INPUT = ("checkpoint",)
+SOLUTION = ("method", "preset", "rank", "dtype", "device", "seed")
+OUTPUT = ("out", "overwrite", "report", "cache")
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -56,13 +51,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     _add_inputs(parser.add_argument)
     _add_solution(parser.add_argument)
-    _add_outputs(parser.add_argument)
+    add_fields(parser.add_argument, fields_of(MergeOptions), OUTPUT)
     parser.set_defaults(run=run)
     return parser
 
 
 def _add_inputs(add: Callable[..., object]) -> None:
     """What is merged."""
+    options, choice = fields_of(MergeOptions), fields_of(LoraChoice)
     add(
         "recipe",
         nargs="?",
@@ -70,29 +66,9 @@ def _add_inputs(add: Callable[..., object]) -> None:
         help="a JSON object with these options by the same names, or a file merged before, whose recipe is read; "
         "options on the command line win",
     )
-    add("--checkpoint", metavar="C", help="the base model (.safetensors); needed by data-driven methods")
-    add(
-        "--lora",
-        dest="events",
-        action=InOrder,
-        metavar="FILE[:WEIGHT[:TE_WEIGHT]]",
-        help="an input, repeated; WEIGHT scales it in the UNet (may be negative or 0), TE_WEIGHT in the text encoder "
-        "(default: WEIGHT)",
-    )
-    add(
-        "--trigger",
-        dest="events",
-        action=InOrder,
-        metavar="TEXT",
-        help="what calls the LoRA in a prompt; default: what its metadata says; '' for a style without one",
-    )
-    add(
-        "--class-word",
-        dest="events",
-        action=InOrder,
-        metavar="TEXT",
-        help="what the concept is without its LoRA, such as 'woman'; keeps the merge from changing that",
-    )
+    add_fields(add, options, INPUT)
+    for field in (options["lora"], choice["trigger"], choice["class_word"]):
+        add(flag_of(field), dest="events", action=InOrder, metavar=field.metavar, help=help_of(field))
     add(
         "--lora-dir", metavar="DIR", help="where the inputs of a recipe read from a merged file are; default: beside it"
     )
@@ -100,38 +76,12 @@ def _add_inputs(add: Callable[..., object]) -> None:
 
 def _add_solution(add: Callable[..., object]) -> None:
     """How it is merged."""
-    add("--method", metavar="NAME", help=f"one of {', '.join(METHODS)} (see below); default {DEFAULT_METHOD}")
+    options = fields_of(MergeOptions)
+    add_fields(add, options, SOLUTION)
     add(
-        "--preset",
-        choices=PRESETS,
-        help="instant: no sampling, model-free method; text: text encoder and cross-attention keys and values only, "
-        "seconds; full: every layer, samples pictures; best: full, and then the merged LoRA learns what each LoRA "
-        "makes the whole model predict, in the time and memory of a short training (default)",
-    )
-    add(
-        "--rank",
-        metavar="exact|N|energy=E|size=MB",
-        help="exact: the sum of the inputs' ranks, nothing lost (default); N: that rank in every layer; energy=0.95: "
-        "what keeps this share of the response; size=20: the best file of at most 20 MB",
-    )
-    add("--dtype", choices=DTYPES, help="precision of the file; fp16 halves it and every host reads it (default)")
-    add("--device", metavar="D", help="cpu, cuda, cuda:1 …; auto takes a GPU when there is one (default)")
-    add("--seed", type=int, metavar="S", help="same seed, same inputs: same file, byte for byte (default 0)")
-    add(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
+        "--option", action="append", default=[], metavar=options["option"].metavar,
         help="an option of the method or of the capture, repeated (see below)",
-    )
-
-
-def _add_outputs(add: Callable[..., object]) -> None:
-    """Where results go."""
-    add("--out", metavar="FILE", help="the merged file, .safetensors")
-    add("--overwrite", action="store_true", help="replace the output when it exists")
-    add("--report", metavar="DIR", help="write a report (JSON and one HTML page) there; costs a few extra solves")
-    add("--cache", metavar="DIR", help="where captured statistics are kept, so that the next merge only solves")
+    )  # fmt: skip
 
 
 def _method_help() -> str:
@@ -157,32 +107,20 @@ def options_of(parsed: argparse.Namespace) -> MergeOptions:
     if parsed.recipe:
         source = str(parsed.recipe)
         raw, folder = load_recipe(Path(parsed.recipe), lora_folder=Path(parsed.lora_dir) if parsed.lora_dir else None)
-    for name in SIMPLE:
-        if getattr(parsed, name) is not None:
-            raw[name] = getattr(parsed, name)
-    for name in PATHS:
-        if getattr(parsed, name) is not None:
-            raw[name] = str(_from_here(getattr(parsed, name), folder))
-    if parsed.overwrite:
-        raw["overwrite"] = True
+    raw |= typed(parsed, fields_of(MergeOptions), (*INPUT, *SOLUTION, *OUTPUT), folder)
     if parsed.events:
         raw["lora"] = [_lora_entry(entry, folder) for entry in pair(parsed.events)]
         if not raw["lora"]:
             raise InputError("bad-arguments", "--trigger and --class-word each need a --lora.", key="trigger")
     if parsed.option:
-        given = raw.get("option")
-        raw["option"] = {**(given if isinstance(given, dict) else {}), **dict(map(_option, parsed.option))}
+        in_recipe = raw.get("option")
+        raw["option"] = {**(in_recipe if isinstance(in_recipe, dict) else {}), **dict(map(_option, parsed.option))}
     return parse_merge_options(raw, folder=folder, source=source)
-
-
-def _from_here(path: str, folder: Path | None) -> Path:
-    # A recipe's paths are relative to the recipe, the command line's to where it is typed.
-    return Path(path) if folder is None else Path.cwd() / Path(path).expanduser()
 
 
 def _lora_entry(entry: dict[str, str], folder: Path | None) -> dict[str, Any]:
     choice = parse_lora_argument(entry["lora"])
-    fields: dict[str, Any] = {"file": str(_from_here(str(choice.file), folder)), "weight": choice.weight}
+    fields: dict[str, Any] = {"file": str(from_here(str(choice.file), folder)), "weight": choice.weight}
     if choice.te_weight is not None:
         fields["te_weight"] = choice.te_weight
     return fields | {name: value for name, value in entry.items() if name != "lora"}

@@ -11,14 +11,10 @@ import gradio as gr
 from lib_loraclr.core.methods import METHODS, get_method
 from lib_loraclr.frontends.gradio_compat import volatile
 from lib_loraclr.frontends.tab import settings
-from lib_loraclr.frontends.tab.settings import ADVANCED, NAMES, SIMPLE, Advanced, method_name, method_title
+from lib_loraclr.frontends.tab.settings import ADVANCED, FIELDS, NAMES, SIMPLE, Advanced, method_name, method_title
 from lib_loraclr.frontends.words import tag
-from lib_loraclr.merging.options import DTYPES
 
-PRESETS = [("Best", "best"), ("Full", "full"), ("Text", "text"), ("Instant", "instant")]
-PRESET_INFO = "Best: Full, then the new LoRA learns from each single one; the most likeness, and the time and memory of a short training. Full: every layer, solved alone, minutes. Text: text encoder and attention only, seconds. Instant: files only, no sampling, concepts bleed."  # noqa: E501
 RANKS = [("Exact", "exact"), ("One rank", "fixed"), ("Share of the effect", "energy"), ("File size", "size")]
-RANK_INFO = "Exact keeps everything (the sum of the LoRAs' ranks); the others trade likeness for a smaller file."
 
 
 @dataclass
@@ -38,39 +34,36 @@ class Controls:
 def main_controls(by_name: dict[str, Any]) -> Any:
     """Name, preset, method, rank, precision: what most people set. Returns the method's summary line."""
     with gr.Row(elem_classes=["lct-row-2"]):
-        by_name["preset"] = _radio("preset", "Preset", PRESETS, PRESET_INFO)
+        by_name["preset"] = _radio("preset")
         with gr.Column(min_width=260):
             titles = [method_title(name) for name in METHODS]
             by_name["method"] = volatile(
-                gr.Dropdown(titles, value=method_title(SIMPLE["method"]), label="Method", elem_id="loraclr_method")
+                gr.Dropdown(
+                    titles, value=method_title(SIMPLE["method"]), label=FIELDS["method"].label, elem_id="loraclr_method"
+                )
             )
             summary = gr.HTML(summary_html(SIMPLE["method"]))
     with gr.Row(elem_classes=["lct-row-2"]):
         with gr.Column(min_width=260):
-            by_name["rank_kind"] = _radio("rank_kind", "Rank", RANKS, RANK_INFO)
+            by_name["rank_kind"] = _radio("rank_kind", "rank", RANKS)
             by_name["rank_fixed"] = _number("rank_fixed", "Rank of every layer", visible=False, precision=0)
             by_name["rank_energy"] = _number("rank_energy", "Share of the effect to keep (0 to 1)", visible=False)
             by_name["rank_size"] = _number("rank_size", "Largest file in MB", visible=False)
         with gr.Column(min_width=260):
-            info = "fp16 halves the file and every WebUI reads it. bf16 for models that run in it. fp32 is exact."
-            by_name["dtype"] = _radio("dtype", "Precision", [(name, name) for name in DTYPES], info)
+            by_name["dtype"] = _radio("dtype")
     with gr.Row(elem_classes=["lct-row-2"]):
         by_name["name"] = volatile(
             gr.Textbox(SIMPLE["name"], label="Name of the new LoRA", max_lines=1, elem_id="loraclr_name")
         )
-        by_name["overwrite"] = _checkbox(
-            "overwrite", "Replace a LoRA of this name", "Off: an existing file is never touched."
-        )
+        by_name["overwrite"] = _checkbox("overwrite")
     return summary
 
 
 def advanced_controls(by_name: dict[str, Any]) -> dict[str, Any]:
     """Seed, report, and the options of capture and method; returns the groups by method name."""
     with gr.Row():
-        by_name["seed"] = _number("seed", "Seed", info="Same seed, same inputs: same file.", precision=0)
-        by_name["report"] = _checkbox(
-            "report", "Full report", "Compares with simpler ways to merge; costs three more solves."
-        )
+        by_name["seed"] = _number("seed", FIELDS["seed"].label, info=FIELDS["seed"].help, precision=0)
+        by_name["report"] = _checkbox("report")
     groups: dict[str, Any] = {}
     for method in ("", *METHODS):
         settings_of_group = [setting for setting in ADVANCED if setting.method == method]
@@ -116,9 +109,11 @@ def _option(setting: Advanced) -> Any:
     return volatile(gr.Textbox(setting.default, max_lines=1, **common))
 
 
-def _radio(name: str, label: str, choices: Sequence[tuple[str, str]], info: str) -> Any:
-    made = gr.Radio(list(choices), value=SIMPLE[name], label=label, info=info, elem_id=f"loraclr_{name}")
-    return volatile(made)
+def _radio(name: str, field_name: str = "", choices: Sequence[tuple[str, str]] = ()) -> Any:
+    """A field's choices, or `choices` (title, name)."""
+    field = FIELDS[field_name or name]
+    shown = list(choices) or [(field.words(choice), choice) for choice in field.choices]
+    return volatile(gr.Radio(shown, value=SIMPLE[name], label=field.label, info=field.help, elem_id=f"loraclr_{name}"))
 
 
 def _number(
@@ -130,5 +125,6 @@ def _number(
     return volatile(made)
 
 
-def _checkbox(name: str, label: str, info: str) -> Any:
-    return volatile(gr.Checkbox(SIMPLE[name], label=label, info=info, elem_id=f"loraclr_{name}"))
+def _checkbox(name: str) -> Any:
+    field = FIELDS[name]
+    return volatile(gr.Checkbox(SIMPLE[name], label=field.label, info=field.help, elem_id=f"loraclr_{name}"))

@@ -16,25 +16,22 @@ from lib_loraclr.merging.options import (
     DEFAULT_METHOD,
     DEFAULT_MODEL_FREE_METHOD,
     DEFAULT_PRESET,
-    PRESETS,
     MergeOptions,
     parse_merge_options,
 )
-from lib_loraclr.options import Field, as_value
+from lib_loraclr.options import Field, FieldReader, as_value, fields_of
 
 RANK_KINDS = ("exact", "fixed", "energy", "size")
+FIELDS = fields_of(MergeOptions)
+PLAIN = ("preset", "method", "dtype", "seed", "overwrite")  # a recipe's fields that have a control of their own
 SIMPLE: dict[str, Any] = {
-    "preset": DEFAULT_PRESET,
-    "method": DEFAULT_METHOD,
+    **{name: FIELDS[name].default for name in PLAIN},
     "rank_kind": "exact",
     "rank_fixed": 32,
     "rank_energy": 0.95,
     "rank_size": 50,
-    "dtype": "fp16",
     "name": "merged",
-    "overwrite": False,
     "report": True,
-    "seed": 0,
 }
 
 Values = Mapping[str, Any]
@@ -121,11 +118,10 @@ def options_of(
         for setting in ADVANCED
         if setting.method == method or (not setting.method and get_method(method).needs_statistics)
     }
-    raw: dict[str, Any] = {name: values[name] for name in ("preset", "method", "dtype", "overwrite")}
+    raw: dict[str, Any] = {name: _typed(values[name], FIELDS[name]) for name in PLAIN}
     raw |= {
         "lora": list(loras),
         "rank": rank_of(values),
-        "seed": _whole(values["seed"]),
         "device": device,
         "option": given,
         "out": str(lora_path(folder, str(values["name"]))),
@@ -137,26 +133,20 @@ def options_of(
 
 def from_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Values by name for what a merged file's recipe says; what it does not say, or says wrongly, is left out."""
-    found: dict[str, Any] = {}
+    reader = FieldReader(problems=[])
+    values, _ = reader.values({name: FIELDS[name] for name in ("preset", "dtype", "seed")}, recipe)
     method = recipe.get("method")
-    if method in METHODS:
-        found["method"] = method
-    if recipe.get("preset") in PRESETS:
-        found["preset"] = recipe["preset"]
-    if found.keys() >= {"method", "preset"}:
-        found["preset"], found["method"] = settle(found["preset"], found["method"], changed="method")
-    if recipe.get("dtype") in ("fp16", "bf16", "fp32"):
-        found["dtype"] = recipe["dtype"]
-    seed = recipe.get("seed")
-    if isinstance(seed, int) and not isinstance(seed, bool):
-        found["seed"] = seed
-    found |= _rank_values(recipe.get("rank"))
-    given = recipe.get("option")
-    for setting in ADVANCED if isinstance(given, Mapping) else ():
-        value = given.get(setting.field.name)
-        if setting.method in ("", method) and isinstance(value, type(setting.default)):
-            found[setting.name] = value
-    return found
+    if isinstance(method, str) and method in METHODS:
+        values["method"] = method
+    if values.keys() >= {"method", "preset"}:
+        values["preset"], values["method"] = settle(values["preset"], values["method"], changed="method")
+    values |= _rank_values(recipe.get("rank"))
+    options = recipe.get("option")
+    if isinstance(options, Mapping):
+        advanced = {setting.name: setting.field for setting in ADVANCED if setting.method in ("", values.get("method"))}
+        options, _ = reader.values(advanced, options)
+        values |= {name: as_value(advanced[name], value) for name, value in options.items()}
+    return values
 
 
 def _rank_values(text: Any) -> dict[str, Any]:
