@@ -97,7 +97,7 @@ def count_flops(families: Iterable[str] = CONFIGS, layouts: Sequence[str] = tupl
             boxes = LAYOUTS[name]
             cases: dict[str, dict[str, Any]] = {"own negatives": {}, "inherited negatives": {}}
             if name == "2 x 30 %":
-                cases["isolation"] = {"iso": {"s": 0.5}}
+                cases["isolation"] = {"isolation": {"strength": 0.5}}
             for case, fields in cases.items():
                 found = step.flops(spec_of(boxes, **fields), negatives=case != "inherited negatives")
                 rows.append(
@@ -119,9 +119,11 @@ def wall_clock(miniature: Path, size: int, repeats: int) -> list[dict[str, Any]]
     layouts: dict[str, RegionalRequest | None] = {"plain": None}
     for name in ("2 x 50 %", "4 x 25 %", "4 x 50 %"):
         for case in ("append", "inherit"):
-            spec = spec_of(LAYOUTS[name], ["a man"] * 4, base={"neg": "empty" if case == "append" else "inherit"})
+            spec = spec_of(LAYOUTS[name], ["a man"] * 4, base={"negative": "empty" if case == "append" else "inherit"})
             layouts[f"{name}, {'own' if case == 'append' else 'inherited'} negatives"] = RegionalRequest(spec)
-    layouts["2 x 30 %, isolation"] = RegionalRequest(spec_of(LAYOUTS["2 x 30 %"], ["a man"] * 2, iso={"s": 0.5}))
+    layouts["2 x 30 %, isolation"] = RegionalRequest(
+        spec_of(LAYOUTS["2 x 30 %"], ["a man"] * 2, isolation={"strength": 0.5})
+    )
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in layouts}
     with host.ready():
         for _ in range(repeats + 1):  # the first round warms up

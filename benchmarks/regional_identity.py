@@ -32,15 +32,15 @@ from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.generation.generator import Painter
 from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.regional import RegionalSpec, parse_spec
-from lib_loraclr.regional.spec import SUBJECTS_SOLO
+from lib_loraclr.regional.spec import SUBJECTS_SEPARATE_UNTIL
 from miniature.evaluate import references
 from miniature.measure import Meter
 
 # Complete isolation: the miniature's deep layers have 6 and 3 cells a side. The share of solo, what the merge tab's
 # layouts begin with, was chosen from 0.2 to 0.5 on other seeds, 100 to 123.
 ISOLATION: dict[str, dict[str, float]] = {
-    "regions, isolated": {"s": 1, "end": 1, "min": 1},
-    "regions, solo": {"s": 0, "solo": SUBJECTS_SOLO},
+    "regions, isolated": {"strength": 1, "end": 1, "min_cells": 1},
+    "regions, solo": {"strength": 0, "separate_until": SUBJECTS_SEPARATE_UNTIL},
 }
 
 

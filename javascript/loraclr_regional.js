@@ -30,7 +30,7 @@ var loraclrRegional = window.loraclrRegional || {};
             this.sent = []; // concepts that the merge tab has sent
             this.bridge = new loraclrBridge.Bridge(config.endpoint);
             this.written = ""; // what the hidden spec text holds as far as this panel knows
-            this.document = new R.document.RegionalDocument(config.defaults, (source) => this.changed(source));
+            this.document = new R.document.RegionalDocument(config.defaults, config.oldNames, (source) => this.changed(source));
             this.build();
             this.view = new R.view.RegionalView(this.surface, this.document);
             this.canvas = new R.canvas.RegionalCanvas(this.surface, this.document, this.view, {
@@ -258,7 +258,7 @@ var loraclrRegional = window.loraclrRegional || {};
 
         /** A ready-made layout: its boxes take the present prompts in order. */
         applyLayout(spec) {
-            const prompts = this.document.regions.map(({prompt, neg, name, concept, negmode}) => ({prompt, neg, name, concept, negmode}));
+            const prompts = this.document.regions.map(({prompt, negative, name, concept, negative_mode}) => ({prompt, negative, name, concept, negative_mode}));
             const regions = (spec.regions || []).map((region, i) => (region.prompt ? region : {...region, ...prompts[i]}));
             this.load(JSON.stringify({...spec, regions}), {source: "layout"});
             this.canvas.setTool("select");

@@ -56,12 +56,12 @@ var loraclrRegional = window.loraclrRegional || {};
         const boxes = boxesFor(listed.length);
         const regions = listed.map(({name, phrase}, i) => ({id: `r${i + 1}`, name, concept: name, prompt: phrase, shape: {t: "box", r: boxes[i]}}));
         const layout = JSON.parse(panel.document.text());
-        const iso = {...layout.iso, solo: layout.iso?.solo || panel.config.subjectsSolo};
-        panel.load(JSON.stringify({...layout, iso, regions}), {source: "layout"});
+        const isolation = {...layout.isolation, separate_until: layout.isolation?.separate_until || panel.config.subjectsSeparateUntil};
+        panel.load(JSON.stringify({...layout, isolation, regions}), {source: "layout"});
         addTag(panel, listed[0]);
         panel.canvas.setTool("select");
         if (typeof inputAccordionChecked === "function") inputAccordionChecked(panel.config.ids.enabled, true);
-        const share = Math.round(100 * iso.solo);
+        const share = Math.round(100 * isolation.separate_until);
         panel.say(`One region for every concept of ${lora}; in the first ${share} % of the steps each is a picture of its own.`);
         return true;
     }

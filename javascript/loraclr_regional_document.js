@@ -23,6 +23,16 @@ var loraclrRegional = window.loraclrRegional || {};
         return result;
     }
 
+    /** `given` with the new names of its keys; `old` is {names: {old: new}, parts: {key: the same of its object}}. */
+    function renamed(given, {names, parts}) {
+        const result = {};
+        for (const [key, value] of Object.entries(given)) {
+            const name = names[key] || key;
+            result[name] = isObject(value) && parts[name] ? renamed(value, parts[name]) : value;
+        }
+        return result;
+    }
+
     /** What of `given` differs from `defaults`. */
     function sparse(given, defaults) {
         const result = {};
@@ -51,9 +61,10 @@ var loraclrRegional = window.loraclrRegional || {};
     }
 
     class RegionalDocument {
-        /** `defaults` is {spec, region} as the server's parser has them; `changed(source)` is called after every change. */
-        constructor(defaults, changed = () => {}) {
+        /** `defaults` and `oldNames` are {spec, region} as the server's parser has them; `changed(source)` is called after every change. */
+        constructor(defaults, oldNames, changed = () => {}) {
             this.defaults = defaults;
+            this.oldNames = oldNames;
             this.changed = changed;
             this.width = this.height = 512;
             this.spec = filled({regions: []}, defaults.spec);
@@ -74,7 +85,7 @@ var loraclrRegional = window.loraclrRegional || {};
 
         /** Regions from the lowest to the topmost. */
         stacked() {
-            return this.regions.map((region, i) => [region, i]).sort((a, b) => a[0].z - b[0].z || a[1] - b[1]).map(([region]) => region);
+            return this.regions.map((region, i) => [region, i]).sort((a, b) => a[0].order - b[0].order || a[1] - b[1]).map(([region]) => region);
         }
 
         text() {
@@ -107,14 +118,15 @@ var loraclrRegional = window.loraclrRegional || {};
 
         adopt(spec) {
             const used = new Set();
-            const regions = (spec.regions || []).map((given) => {
+            const regions = (spec.regions || []).map((written) => {
+                const given = renamed(written, this.oldNames.region);
                 const region = filled(given, this.defaults.region);
                 region.prompt = typeof given.prompt === "string" ? given.prompt : "";
                 region.id = typeof given.id === "string" && given.id && !used.has(given.id) ? given.id : null;
                 used.add(region.id);
                 return region;
             });
-            this.spec = {...filled({...spec, regions: []}, this.defaults.spec), regions};
+            this.spec = {...filled({...renamed(spec, this.oldNames.spec), regions: []}, this.defaults.spec), regions};
             for (const region of regions) if (!region.id) region.id = this.freeId();
             if (!this.region()) this.selected = null;
         }
@@ -173,7 +185,7 @@ var loraclrRegional = window.loraclrRegional || {};
         add(shape, given = {}) {
             this.snapshot();
             const region = {...filled(given, this.defaults.region), prompt: given.prompt || "", id: this.freeId(), shape};
-            region.z = Math.max(this.defaults.region.z, ...this.regions.map((other) => other.z + (this.regions.length ? 1 : 0)));
+            region.order = Math.max(this.defaults.region.order, ...this.regions.map((other) => other.order + (this.regions.length ? 1 : 0)));
             this.regions.push(region);
             this.selected = region.id;
             this.changed("add");
@@ -219,7 +231,7 @@ var loraclrRegional = window.loraclrRegional || {};
             this.changed("update");
         }
 
-        /** Changes a key of the whole layout, such as "feather" or "iso.s". */
+        /** Changes a key of the whole layout, such as "feather" or "isolation.strength". */
         set(path, value, key = null) {
             const parts = path.split(".");
             const name = parts.pop();
@@ -239,7 +251,7 @@ var loraclrRegional = window.loraclrRegional || {};
             this.snapshot();
             order.splice(to, 0, order.splice(from, 1)[0]);
             order.forEach((region, i) => {
-                region.z = i;
+                region.order = i;
             });
             this.changed("update");
         }
@@ -262,7 +274,7 @@ var loraclrRegional = window.loraclrRegional || {};
             boxes.forEach((r, i) => {
                 const shape = {t: "box", r};
                 if (i < this.regions.length) this.regions[i].shape = shape;
-                else this.regions.push({...filled({}, this.defaults.region), prompt: "", id: this.freeId(), shape, z: i});
+                else this.regions.push({...filled({}, this.defaults.region), prompt: "", id: this.freeId(), shape, order: i});
             });
             if (!this.region()) this.selected = this.regions.length ? this.regions[0].id : null;
             this.changed("grid");

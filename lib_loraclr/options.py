@@ -134,6 +134,15 @@ def new_names(fields: Fields, raw: Mapping[str, Any]) -> dict[str, Any]:
     return {new.get(str(name), str(name)): value for name, value in raw.items()}
 
 
+def all_new_names(kind: type[Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """`new_names` of a dataclass's object and of the objects in it; values are not checked."""
+    data = new_names(fields_of(kind), raw)
+    for field in fields_of(kind).values():
+        if field.part is not None and isinstance(data.get(field.name), Mapping):
+            data[field.name] = all_new_names(field.part, data[field.name])
+    return data
+
+
 @dataclass(frozen=True)
 class FieldReader:
     """Typed values out of untyped data (JSON, forms, arguments), with errors that name the place.
@@ -164,10 +173,12 @@ class FieldReader:
 
         InputError "missing-option" for a required field.
         """
-        data = new_names(fields, self._object(raw, place))
+        given = self._object(raw, place)
+        data = new_names(fields, given)
+        spelled: dict[str, str] = new_names(fields, {name: name for name in given})
         values: dict[str, Any] = {}
         for attribute, field in fields.items():
-            where = _inside(place, field.name)
+            where = _inside(place, spelled.get(field.name, field.name))  # as the user has written it
             if (field.name in data and self.texts) or data.get(field.name) is not None:
                 try:
                     values[attribute] = self.value(field, data[field.name], where)

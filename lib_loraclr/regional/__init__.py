@@ -18,8 +18,8 @@ What an adapter of a host does, in this order:
 3. **Before every call of the UNet**: `runtime.begin_call(rows)`, one `Row(picture, conditional)` per batch row in the
    order of the batch; **after it** `runtime.end_call()`. Rows of `AND` sub-prompts name the same picture. While no
    call is open the hooks do nothing, so extra passes of other extensions are left alone. Where subjects are pictures
-   of their own (`iso.solo`), hooks on the UNet itself ask it for each; an adapter that has hooks there, too, must have
-   called `begin_call` by then.
+   of their own (`isolation.separate_until`), hooks on the UNet itself ask it for each; an adapter that has hooks
+   there, too, must have called `begin_call` by then.
 4. **Per attention layer** nothing: the hooks do it. Where a host bypasses `attn2` (Forge's replace patches), the
    adapter wraps the replacement: `runtime.mix_replaced(block, queries, output, attend)`, see there.
 5. **Guidance**: `layout.guidance(height, width, progress, scale)` is None, or the map (1, 1, h, w) that takes the place

@@ -57,12 +57,12 @@ class Crops:
 
 def wants_solo(layout: Layout) -> bool:
     """Whether subjects of this layout ever are pictures of their own."""
-    return layout.spec.isolation.solo > 0 and (layout.spec.hires.isolate or not layout.hires)
+    return layout.spec.isolation.separate_until > 0 and (layout.spec.hires.isolate or not layout.hires)
 
 
 def solo_acts(layout: Layout, progress: float) -> bool:
     """Whether they are at this moment."""
-    share = layout.spec.isolation.solo
+    share = layout.spec.isolation.separate_until
     return wants_solo(layout) and (progress < share or share >= 1.0)
 
 

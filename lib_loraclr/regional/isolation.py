@@ -38,7 +38,7 @@ def isolates(layout: Layout, progress: float) -> bool:
 
 def subjects(layout: Layout, height: int, width: int, progress: float) -> tuple[Subject, ...]:
     """The subjects of a layer of this size; none where fewer than two have tokens of their own."""
-    if not isolates(layout, progress) or min(height, width) < layout.spec.isolation.smallest:
+    if not isolates(layout, progress) or min(height, width) < layout.spec.isolation.min_cells:
         return ()
     gates = layout.gates(progress)
     who = [r for r, region in enumerate(layout.regions) if region.isolate and gates[r] > 0]

@@ -43,7 +43,7 @@ class Layout:
 
     def gates(self, progress: float) -> tuple[float, ...]:
         """(1 - beta) * rho_r * g_r of every region at `progress`, the share of steps that are done, in [0, 1)."""
-        factor = (1 - self.spec.base.floor) * (self.spec.hires.strength if self.hires else 1.0)
+        factor = (1 - self.spec.base.in_regions) * (self.spec.hires.strength if self.hires else 1.0)
         everywhere = _within(self.spec.steps, progress)
         return tuple(
             factor * region.strength if everywhere and _within(region.steps, progress) else 0.0
@@ -107,7 +107,7 @@ class Layout:
         """From the top down; of two regions with the same z the later one is on top."""
         free = torch.ones_like(drawn[0])
         shares = torch.zeros_like(drawn)
-        for index in sorted(range(len(self.regions)), key=lambda k: (self.regions[k].z, k), reverse=True):
+        for index in sorted(range(len(self.regions)), key=lambda k: (self.regions[k].order, k), reverse=True):
             shares[index] = drawn[index] * free
             free = free * (1 - drawn[index])
         return snap(shares)

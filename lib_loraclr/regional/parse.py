@@ -14,13 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.options import FieldReader, fields_of
 from lib_loraclr.regional.grid import grid_boxes
-from lib_loraclr.regional.rules import Rule, ruled
 from lib_loraclr.regional.shapes import MAX_VERTICES, SMALLEST_AREA, Box, Mask, Polygon, Shape
 from lib_loraclr.regional.spec import MAX_REGIONS, VERSION, Region, RegionalSpec, RegionLora
 
 MAX_LORAS = 8
-MAX_TEXT = 20_000
 MAX_JSON = 8_000_000
 
 DecodePicture = Callable[[bytes], Mask]
@@ -153,65 +152,12 @@ class _Reader:
 
     def fields(self, kind: type[Any], data: dict[str, Any], key: str) -> dict[str, Any]:
         """Constructor arguments of `kind` from its JSON object, unknown keys under `extra`."""
-        values: dict[str, Any] = {}
-        for item, rule in ruled(kind):
-            place = f"{key}.{rule.key}" if key else rule.key
-            if rule.key not in data:
-                continue
-            raw = data.pop(rule.key)
-            try:
-                values[item.name] = self._part(rule, raw, place) if rule.part else read_value(rule, raw, place)
-            except InputError as error:
-                self.problems.append(error)
-        values["extra"] = data
-        return values
-
-    def _part(self, rule: Rule, raw: Any, key: str) -> Any:
-        if not isinstance(raw, Mapping) or rule.part is None:
-            raise _bad(f"'{rule.key}' must be an object.", key)
-        return rule.part(**self.fields(rule.part, dict(cast("Mapping[str, Any]", raw)), key))
+        reader = FieldReader(code="bad-regions", problems=self.problems)
+        values, unknown = reader.values(fields_of(kind), data, key)
+        return {**values, "extra": unknown}
 
     def note(self, message: str, key: str) -> None:
         self.problems.append(_bad(message, key))
-
-
-def read_value(rule: Rule, raw: Any, key: str) -> Any:
-    """`raw` as the field's type within its range. Raises InputError "bad-regions"."""
-    if raw is None and rule.optional:
-        return None
-    if rule.kind == "flag":
-        if not isinstance(raw, bool):
-            raise _bad(f"'{rule.key}' must be true or false, not {_shown(raw)}.", key)
-        return raw
-    if rule.kind == "text":
-        return _text(rule, raw, key)
-    if rule.kind == "span":
-        first, last = (read_number(rule, value, key) for value in _list_of(raw, 2, rule.key, key))
-        if first > last:
-            raise _bad(f"'{rule.key}' must not end before it starts.", key)
-        return first, last
-    value = read_number(rule, raw, key)
-    if rule.kind == "whole":
-        if not float(value).is_integer():
-            raise _bad(f"'{rule.key}' must be a whole number, not {_shown(raw)}.", key)
-        return int(value)
-    return value
-
-
-def _text(rule: Rule, raw: Any, key: str) -> str:
-    if not isinstance(raw, str) or len(raw) > MAX_TEXT:
-        raise _bad(f"'{rule.key}' must be text, not {_shown(raw)}.", key)
-    if rule.choices and raw not in rule.choices:
-        raise _bad(f"'{rule.key}' must be one of {', '.join(rule.choices)}, not {_shown(raw)}.", key)
-    return raw
-
-
-def read_number(rule: Rule, raw: Any, key: str) -> float:
-    """A finite number within the rule's range. Raises InputError "bad-regions"."""
-    value = finite(raw, rule.key, key)
-    if (rule.low is not None and value < rule.low) or (rule.high is not None and value > rule.high):
-        raise _bad(f"'{rule.key}' must be {rule.low:g} to {rule.high:g}, not {_shown(raw)}.", key)
-    return value
 
 
 def finite(raw: Any, name: str, key: str) -> float:

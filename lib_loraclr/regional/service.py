@@ -93,7 +93,7 @@ def _coloured(
 ) -> str:
     """Data URL of a picture of the weights on `rows` x `columns` cells, enlarged to `shown` (rows, columns)."""
     strength = torch.tensor([region.strength for region in layout.regions], dtype=torch.float64)
-    weights = layout.shares(rows, columns) * ((1 - layout.spec.base.floor) * strength)[:, None, None]
+    weights = layout.shares(rows, columns) * ((1 - layout.spec.base.in_regions) * strength)[:, None, None]
     palette = torch.tensor([BASE_COLOUR, *colours], dtype=torch.float64)
     everyone = torch.cat([base_weight(weights)[None], weights])
     pixels: Tensor = torch.einsum("rhw,rc->hwc", everyone, palette).round().clamp(0, 255).to(torch.uint8)

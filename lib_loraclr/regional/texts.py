@@ -42,7 +42,7 @@ def _positive(spec: RegionalSpec, region: Region, prompt: str, hires: bool, trig
         own = _joined(trigger, own)
     if spec.base.prepend:
         own = _joined(prompt, own)
-    return _joined(own, spec.hires.suffix) if hires else own
+    return _joined(own, spec.hires.prompt_suffix) if hires else own
 
 
 def _negative(spec: RegionalSpec, region: Region, negative: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from panel_driver import DOC, TWO, Panel
 
-from lib_loraclr.regional.spec import SUBJECTS_SOLO
+from lib_loraclr.regional.spec import SUBJECTS_SEPARATE_UNTIL
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("gradio", reason="gradio is not installed; tools/do.py browser brings it")
@@ -49,9 +49,14 @@ def test_fields_of_region_and_layout(panel: Panel) -> None:
     solo.locator("input[type=range]").fill("0.3")
     assert solo.locator("input[type=text]").input_value() == "0.3"
     region = panel.spec()["regions"][0]
-    assert (region["neg"], region["negmode"], region["rho"], region["feather"]) == ("beard", "replace", 0.7, 0.5)
+    assert (region["negative"], region["negative_mode"], region["strength"], region["feather"]) == (
+        "beard",
+        "replace",
+        0.7,
+        0.5,
+    )
     assert region["loras"] == [{"name": "ink", "te": 0.5, "unet": 0.5}, {"name": "two", "te": 1, "unet": 0}]
-    assert (panel.spec()["overlap"], panel.spec()["iso"]) == ("top", {"solo": 0.3})
+    assert (panel.spec()["overlap"], panel.spec()["isolation"]) == ("top", {"separate_until": 0.3})
     feather.fill("")
     feather.press("Tab")
     assert "feather" not in panel.spec()["regions"][0]
@@ -93,20 +98,20 @@ def test_the_merge_tab_sends_every_concept_of_its_file(panel: Panel) -> None:
         [0.6667, 0, 1, 1],
     ]
     assert panel.page.locator("#txt2img_prompt textarea").input_value() == "two people <lora:trio:1>"
-    assert panel.spec()["iso"] == {"solo": SUBJECTS_SOLO}
+    assert panel.spec()["isolation"] == {"separate_until": SUBJECTS_SEPARATE_UNTIL}
     chooser = panel.page.locator("[data-region=r2]").get_by_label("Concept of a merged LoRA")
     assert chooser.locator("option:checked").inner_text() == "bert — trio"  # not the bert of another file
     panel.page.locator(".loraclr-canvas").focus()
     panel.page.keyboard.press("Control+z")
     panel.page.keyboard.press("Control+z")
     assert panel.spec() == TWO
-    panel.load({**TWO, "iso": {"solo": 0.2}})
+    panel.load({**TWO, "isolation": {"separate_until": 0.2}})
     seven = [{"name": f"c{k}", "trigger": f"t{k}"} for k in range(7)]
     panel.page.evaluate("sent => loraclrRegional.receive(sent)", {"lora": "many", "concepts": seven})
     boxes = [region["shape"]["r"] for region in panel.spec()["regions"]]
     assert boxes[3] == [0.75, 0, 1, 0.5]
     assert boxes[6] == [0.6667, 0.5, 1, 1]
-    assert panel.spec()["iso"] == {"solo": 0.2}
+    assert panel.spec()["isolation"] == {"separate_until": 0.2}
 
 
 def test_server_counts_tokens_and_shows_the_exact_weights(panel: Panel) -> None:

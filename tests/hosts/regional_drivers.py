@@ -33,7 +33,7 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 
 def halves(**more: Any) -> dict[str, Any]:
     regions = [
-        {"shape": {"t": "box", "r": box}, "prompt": text, "neg": negative, "negmode": "replace"}
+        {"shape": {"t": "box", "r": box}, "prompt": text, "negative": negative, "negative_mode": "replace"}
         for box, text, negative in ((LEFT, "a red cat", "dog"), (RIGHT, "one blue bird in a tree", "dog"))
     ]
     return {"feather": 0, "regions": regions, **more}

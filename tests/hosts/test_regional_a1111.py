@@ -32,7 +32,7 @@ def a1111(monkeypatch: pytest.MonkeyPatch) -> A1111:
 @pytest.mark.parametrize("prompts", [["two"], ["two", "two"], ["x AND y z", "two"], ["two", "x AND y AND z", "one"]])
 def test_rows_are_told_apart_however_the_batch_is_cut(a1111: A1111, prompts: list[str], solo: int) -> None:
     p = Processing(prompts, ["bad"] * len(prompts))
-    spec = halves(iso={"solo": solo})
+    spec = halves(isolation={"separate_until": solo})
     session, x = a1111.session(spec, p), latents(len(prompts))
 
     def run() -> None:
@@ -107,7 +107,7 @@ def test_prompt_editing_with_a_sampler_that_evaluates_twice_a_step(a1111: A1111)
 
 
 def test_two_generations_at_once_do_not_mix(a1111: A1111) -> None:
-    specs = halves(), {"regions": [{"shape": {"t": "box", "r": [0, 0, 1, 0.5]}, "prompt": "a cow", "neg": "x"}]}
+    specs = halves(), {"regions": [{"shape": {"t": "box", "r": [0, 0, 1, 0.5]}, "prompt": "a cow", "negative": "x"}]}
     x, together, alone = latents(1), [], []
     pairs = [(Processing(["two"], ["bad"]), spec) for spec in specs]
     sessions = [(a1111.session(spec, p), p) for p, spec in pairs]
@@ -133,7 +133,7 @@ def test_equal_texts_are_encoded_once(a1111: A1111) -> None:
 def test_solo_halves_are_two_pictures(a1111: A1111, boxes: int) -> None:
     """Whether the canvas is asked as well (one box) or the first half in its place; the cursor counts it once."""
     p = Processing(["two", "three"], ["bad", "bad"])
-    spec = halves(iso={"solo": 0.5})
+    spec = halves(isolation={"separate_until": 0.5})
     spec["regions"] = spec["regions"][:boxes]
     session, x = a1111.session(spec, p), latents(2)
     seen: list[Tensor] = []
@@ -151,10 +151,10 @@ def test_solo_halves_are_two_pictures(a1111: A1111, boxes: int) -> None:
     for output in (seen[0], seen[1], seen[3]):
         for k, region in enumerate(spec["regions"]):
             left = slice(4 * k, 4 * k + 4)
-            for rows, text in ((slice(0, 2), region["prompt"]), (slice(2, 4), region["neg"])):
+            for rows, text in ((slice(0, 2), region["prompt"]), (slice(2, 4), region["negative"])):
                 alone = a1111.unet(x[..., left], torch.full((2,), 0.3), encode_words(text).expand(2, -1, -1))
                 assert same(output[rows][..., left], alone)
-    usual = a1111.session({**spec, "iso": {}}, other := Processing(["two", "three"], ["bad", "bad"]))
+    usual = a1111.session({**spec, "isolation": {}}, other := Processing(["two", "three"], ["bad", "bad"]))
     other.sample(lambda: (usual.start_pass(other, x), seen.append(a1111.evaluate(usual, other, x, 2))))
     assert torch.equal(seen[2], seen[4])
     if boxes == 1:
@@ -167,7 +167,7 @@ def test_a_control_net_makes_solo_stand_aside(a1111: A1111) -> None:
     unet, seen = a1111.unet, []
     plain, hint = unet.forward, noise(1, 8, 8, 8, seed=44)
     unet.forward = lambda x, *given, **named: plain(x, *given, **named) + hint
-    for spec in (halves(), halves(iso={"solo": 1})):
+    for spec in (halves(), halves(isolation={"separate_until": 1})):
         session = a1111.session(spec, p)
         p.sample(lambda s=session: (s.start_pass(p, x), seen.append(a1111.evaluate(s, p, x))))
     assert torch.equal(*seen)
@@ -180,7 +180,10 @@ def test_a_control_net_makes_solo_stand_aside(a1111: A1111) -> None:
 def test_nothing_stays_behind(a1111: A1111, fault: type[BaseException] | None, solo: int) -> None:
     p = Processing(["two"], ["bad"])
     before = dict(vars(p))
-    session, x = a1111.session(halves(iso={"s": 0.5, "min": 1, "solo": solo}), p), latents(1)
+    session, x = (
+        a1111.session(halves(isolation={"strength": 0.5, "min_cells": 1, "separate_until": solo}), p),
+        latents(1),
+    )
 
     def run() -> None:
         session.start_pass(p, x)
@@ -202,7 +205,7 @@ def test_nothing_stays_behind(a1111: A1111, fault: type[BaseException] | None, s
 @pytest.mark.parametrize("which", [0, 1])
 def test_an_error_inside_a_crop_leaves_no_hook(a1111: A1111, which: int) -> None:
     p = Processing(["two"], ["bad"])
-    session, x = a1111.session(halves(iso={"solo": 1}), p), latents(1)
+    session, x = a1111.session(halves(isolation={"separate_until": 1}), p), latents(1)
     asked: list[int] = []
 
     def explode(*_: object) -> None:

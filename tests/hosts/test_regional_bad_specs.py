@@ -33,7 +33,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "a box outside": (one({"t": "box", "r": [1.5, 0, 2, 1]}), "no area"),
     "200 regions": ({"regions": [GOOD] * 200}, "at most 64"),
     "NaN": (json.dumps(one({"t": "box", "r": [float("nan"), 0, 1, 1]})), "finite number"),
-    "infinity": (one(BOX, rho=float("inf")), "finite number"),
+    "infinity": (one(BOX, strength=float("inf")), "finite number"),
     "a mask of another size": (one({"t": "mask", "w": 64, "h": 64, "bits": 1, "z": "eJxjYAACAAAEAAE="}), "mask"),
     "a mask that is no mask": (one({"t": "mask", "w": 8, "h": 8, "bits": 1, "z": "!"}), "mask"),
     "no shape": ({"regions": [{"prompt": "x"}]}, "shape"),

@@ -27,7 +27,7 @@ def forge(monkeypatch: pytest.MonkeyPatch) -> Forge:
 @pytest.mark.parametrize("solo", [0, 1])
 def test_forge_rows_in_every_order(forge: Forge, solo: int) -> None:
     p = forge.processing(["two", "three"])
-    session, x = forge.session(halves(iso={"solo": solo}), p), latents(2)
+    session, x = forge.session(halves(isolation={"separate_until": solo}), p), latents(2)
 
     def run() -> None:
         session.start_pass(p, x)
@@ -51,7 +51,7 @@ def test_forge_solo_halves_are_two_pictures(forge: Forge, boxes: int, replaced: 
 
     if replaced:
         forge.patcher.set_model_attn2_replace(instead, "input", 1)
-    spec = halves(iso={"solo": 1})
+    spec = halves(isolation={"separate_until": 1})
     spec["regions"] = spec["regions"][:boxes]
     p, x = forge.processing(["two"]), latents(1)
     session = forge.session(spec, p)
@@ -62,7 +62,7 @@ def test_forge_solo_halves_are_two_pictures(forge: Forge, boxes: int, replaced: 
     assert bool(seen) == replaced
     for k, region in enumerate(spec["regions"]):
         half = x[..., 4 * k : 4 * k + 4]
-        for row, text in enumerate((region["prompt"], region["neg"])):
+        for row, text in enumerate((region["prompt"], region["negative"])):
             alone = forge.unet(half, encode_words(text)[None], {})
             assert same(found[0][row : row + 1, ..., 4 * k : 4 * k + 4], alone)
 
@@ -73,7 +73,7 @@ def test_forge_hints_as_large_as_the_picture_make_solo_stand_aside(forge: Forge)
         forge.model.forge_objects.unet = Patcher(SimpleNamespace(diffusion_model=forge.unet))
         forge.patcher.model_options["transformer_options"]["hints"] = {"input": [noise(1, 4, 8, 8)]}
         p, x = forge.processing(["two"]), latents(1)
-        session = forge.session(halves(iso={"solo": solo}), p)
+        session = forge.session(halves(isolation={"separate_until": solo}), p)
         p.sample(lambda s=session, q=p, z=x: (s.start_pass(q, z), outputs.append(forge.run_chunks(s, q, z, [0], [1]))))
     assert torch.equal(*outputs)
     assert "ControlNet" in p.extra_generation_params["Regional notes"]

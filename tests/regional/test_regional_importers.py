@@ -34,7 +34,7 @@ def test_regional_prompter_breaks() -> None:
         ("blue skirt", [0, 0.5, 1, 1]),
     ]
     assert (imported.negative, imported.notes) == ("bad", ())
-    assert imported.spec.base.floor == 0
+    assert imported.spec.base.in_regions == 0
 
 
 def test_regional_prompter_rows_and_columns() -> None:
@@ -65,10 +65,10 @@ def test_regional_prompter_common_base_and_negatives() -> None:
     assert imported.negative == "ugly"
     assert [region.negative for region in imported.spec.regions] == ["hat", "beard"]
     assert {region.negative_mode for region in imported.spec.regions} == {"replace"}
-    assert imported.spec.base.floor == 0.3
+    assert imported.spec.base.in_regions == 0.3
     uneven = import_regional_prompter(text, ratios="1,3", base_ratio="0.2,0.5").spec
     assert [region.strength for region in uneven.regions] == [0.8, 0.5]
-    assert uneven.base.floor == 0
+    assert uneven.base.in_regions == 0
     switched = import_regional_prompter("q BREAK park BREAK anna BREAK ben", use_common=True, use_base=True)
     assert switched.prompt == "q, park"
     assert [region.prompt for region in switched.spec.regions] == ["q, anna", "q, ben"]
@@ -88,7 +88,7 @@ def test_forge_couple_lines_and_mapping() -> None:
     backed = import_forge_couple("sunny\nanna\nben", background="First Line", weight=0.5, direction="Vertical")
     assert rows(backed) == [("anna", [0, 0, 1, 0.5]), ("ben", [0, 0.5, 1, 1])]
     assert backed.prompt == "sunny"
-    assert backed.spec.base.floor == pytest.approx(1 / 3)
+    assert backed.spec.base.in_regions == pytest.approx(1 / 3)
     mapped = import_forge_couple("anna\nben", mapping="[[0, 0.5, 0.25, 1.0, 1.0], [0.5, 1, 0, 1, 2.5]]")
     assert rows(mapped) == [("anna", [0, 0.25, 0.5, 1]), ("ben", [0.5, 0, 1, 1])]
     assert [region.weight for region in mapped.spec.regions] == [1.0, 2.5]

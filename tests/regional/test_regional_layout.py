@@ -78,7 +78,13 @@ def boxes_strategy() -> st.SearchStrategy[list[dict[str, Any]]]:
     def region(corners: tuple[float, float, float, float], rho: float, weight: float, z: int, soft: bool) -> Any:
         left, top, width, height = corners
         box = [left * 0.9, top * 0.9, left * 0.9 + 0.05 + width * 0.1 + 0.0, min(1.0, top * 0.9 + 0.05 + height * 0.5)]
-        return {"shape": {"t": "box", "r": box}, "rho": rho, "w": weight, "z": z, "feather": 0.1 if soft else 0}
+        return {
+            "shape": {"t": "box", "r": box},
+            "strength": rho,
+            "weight": weight,
+            "order": z,
+            "feather": 0.1 if soft else 0,
+        }
 
     one = st.builds(region, st.tuples(share, share, share, share), share, st.floats(0, 3), st.integers(0, 3),
                     st.booleans())  # fmt: skip
@@ -134,7 +140,7 @@ def test_mix_of_show_boxes_have_the_published_seams() -> None:
 
 def test_overlap_rules_by_hand() -> None:
     left, right = [0, 0, 0.75, 1], [0.25, 0, 1, 1]
-    each = [{"w": 1, "z": 5}, {"w": 3}]
+    each = [{"weight": 1, "order": 5}, {"weight": 3}]
 
     def row(overlap: str, boxes: Any = (left, right), each: Any = each) -> list[float]:
         return layout_of(list(boxes), 4, 4, overlap=overlap, each=each).weights(4, 4, 0)[0, 0].tolist()
@@ -143,13 +149,13 @@ def test_overlap_rules_by_hand() -> None:
     assert row("weighted") == pytest.approx([1, 0.25, 0.25, 0])
     assert row("top") == [1, 1, 1, 0]
     assert row("top", each=[{}, {}]) == [1, 0, 0, 0]  # the later one is on top
-    assert row("weighted", each=[{"w": 0}, {"w": 0}]) == [0, 0, 0, 0]
+    assert row("weighted", each=[{"weight": 0}, {"weight": 0}]) == [0, 0, 0, 0]
 
 
 def test_strength_floor_and_windows_by_hand() -> None:
     layout = layout_of(
         [[0, 0, 0.5, 1], [0.5, 0, 1, 1]], base={"in_regions": 0.2}, steps=[0.1, 1],
-        each=[{"rho": 0.5, "steps": [0, 0.5]}, {"steps": [0.5, 1]}],
+        each=[{"strength": 0.5, "steps": [0, 0.5]}, {"steps": [0.5, 1]}],
     )  # fmt: skip
     assert layout.gates(0.0) == (0, 0)
     assert layout.gates(0.1) == pytest.approx((0.4, 0))
@@ -169,8 +175,8 @@ def test_the_order_of_regions_does_not_matter_and_z_only_in_the_overlap() -> Non
     a, b = [0, 0, 0.75, 1], [0.25, 0, 1, 1]
     one, two = layout_of([a, b], overlap="average"), layout_of([b, a], overlap="average")
     assert torch.equal(one.weights(16, 16, 0), two.weights(16, 16, 0).flip(0))
-    above = layout_of([a, b], overlap="top", each=[{"z": 1}, {}]).weights(16, 16, 0)
-    below = layout_of([a, b], overlap="top", each=[{}, {"z": 1}]).weights(16, 16, 0)
+    above = layout_of([a, b], overlap="top", each=[{"order": 1}, {}]).weights(16, 16, 0)
+    below = layout_of([a, b], overlap="top", each=[{}, {"order": 1}]).weights(16, 16, 0)
     changed = (above != below).any(0).any(0)
     assert changed.nonzero().flatten().tolist() == list(range(4, 12))
 
@@ -178,7 +184,7 @@ def test_the_order_of_regions_does_not_matter_and_z_only_in_the_overlap() -> Non
 def test_grown_regions_fill_a_cell() -> None:
     regions = [
         {"shape": {"t": "box", "r": [0.5, 0.5, 0.53, 0.53]}},
-        {"shape": {"t": "box", "r": [0, 0, 1, 1]}, "z": -1},
+        {"shape": {"t": "box", "r": [0, 0, 1, 1]}, "order": -1},
     ]
     for raster, least, most in (("coverage", 0.01, 0.1), ("grow", 0.49, 1.0)):
         layout = Layout(parse_spec({"regions": regions, "raster": raster, "feather": 0, "overlap": "top"}), 64, 64)
@@ -188,7 +194,7 @@ def test_grown_regions_fill_a_cell() -> None:
 def test_guidance_is_a_map_of_scales() -> None:
     halves = [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
     assert layout_of(halves).guidance(4, 4, 0, 7.0) is None
-    layout = layout_of(halves, each=[{"cfg": 3, "rho": 0.5}, {"steps": [0.5, 1], "cfg": 9}])
+    layout = layout_of(halves, each=[{"cfg": 3, "strength": 0.5}, {"steps": [0.5, 1], "cfg": 9}])
     early, late = (layout.guidance(4, 4, progress, 7.0) for progress in (0, 0.5))
     assert early is not None
     assert late is not None

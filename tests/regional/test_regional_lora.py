@@ -65,7 +65,7 @@ def test_a_region_without_weight_has_no_lora() -> None:
     unet = toy(label=False)
     run = Run(unet)
     loras = RegionDeltas([lora(unet, "attn", "ff", "layers", "proj")], layers(unet))
-    for fields in ({"rho": 0}, {"steps": [0.5, 1]}):
+    for fields in ({"strength": 0}, {"steps": [0.5, 1]}):
         layout = layout_of([[0, 0, 1, 1]], each=[fields])
         ours = run.regional(layout, [RegionText(ANNA, NEGATIVE)], NEGATIVE, BASE, loras=loras)
         assert torch.equal(ours, run.plain(NEGATIVE, BASE))
@@ -88,7 +88,7 @@ def test_keys_and_values_of_a_region_are_its_own_and_cells_elsewhere_are_untouch
 def test_isolation_and_loras_together_run_on_cropped_keys() -> None:
     unet = toy(label=False)
     run = Run(unet)
-    layout = layout_of(HALVES, iso={"s": 1, "min": 1})
+    layout = layout_of(HALVES, isolation={"strength": 1, "min_cells": 1})
     same = lora(unet, "attn1")
     loras = RegionDeltas([same, same], layers(unet))
     ours = run.regional(layout, [RegionText(ANNA), RegionText(BEN)], NEGATIVE, BASE, loras=loras)

@@ -298,10 +298,12 @@ def test_a_replaced_attention_is_mixed_with_all_rows_and_its_extra_term_once() -
 def test_isolation_at_zero_changes_nothing() -> None:
     run = Run(toy())
     halves, texts = [[0, 0, 0.5, 1], [0.5, 0, 1, 1]], [RegionText(ANNA), RegionText(BEN)]
-    off = run.regional(layout_of(halves, iso={"s": 0}), texts, NEGATIVE, BASE)
-    late = run.regional(layout_of(halves, iso={"s": 1, "start": 0.5, "end": 1, "min": 1}), texts, NEGATIVE, BASE)
-    on = run.regional(layout_of(halves, iso={"s": 1, "min": 1}), texts, NEGATIVE, BASE)
-    small = run.regional(layout_of(halves, iso={"s": 1, "min": 9}), texts, NEGATIVE, BASE)
+    off = run.regional(layout_of(halves, isolation={"strength": 0}), texts, NEGATIVE, BASE)
+    late = run.regional(
+        layout_of(halves, isolation={"strength": 1, "start": 0.5, "end": 1, "min_cells": 1}), texts, NEGATIVE, BASE
+    )
+    on = run.regional(layout_of(halves, isolation={"strength": 1, "min_cells": 1}), texts, NEGATIVE, BASE)
+    small = run.regional(layout_of(halves, isolation={"strength": 1, "min_cells": 9}), texts, NEGATIVE, BASE)
     assert torch.equal(off, late)
     assert torch.equal(off, small)
     assert (off - on).abs().max() > 1e-4
@@ -312,7 +314,7 @@ def test_isolated_subjects_do_not_see_each_other(strength: float) -> None:
     """A left third, a right third that overlaps it in column 3, background below. Gradients inside attn1 only."""
     boxes = [[0, 0, 0.5, 0.75], [0.375, 0, 1, 0.75]]
     unet = toy()
-    layout = layout_of(boxes, iso={"s": strength, "min": 1})
+    layout = layout_of(boxes, isolation={"strength": strength, "min_cells": 1})
     runtime = RegionalRuntime(layout, find_sites(unet))
     block = runtime.sites.blocks[-1]
     x = noise(1, 64, WIDTH, seed=9).requires_grad_(True)

@@ -72,7 +72,7 @@ def test_no_hook_stays_after_an_error_or_an_interrupt(fault: type[BaseException]
 def test_outside_a_call_the_hooks_do_nothing() -> None:
     run = Run(toy())
     before = run.plain(NEGATIVE, BASE)
-    runtime = RegionalRuntime(layout_of(HALVES, iso={"s": 1, "min": 1}), find_sites(run.unet))
+    runtime = RegionalRuntime(layout_of(HALVES, isolation={"strength": 1, "min_cells": 1}), find_sites(run.unet))
     with runtime.installed():
         runtime.begin_step(0.0, [[RegionText(ANNA), RegionText(BEN)]])
         assert torch.equal(run.plain(NEGATIVE, BASE), before)

@@ -25,7 +25,7 @@ TEXTS = [RegionText(ANNA), RegionText(BEN, FOG)]
 
 
 def solo_of(boxes: Boxes, height: int = 8, width: int = 16, solo: float = 1.0, **fields: Any) -> Layout:
-    return layout_of(boxes, height, width, iso={"solo": solo}, **fields)
+    return layout_of(boxes, height, width, isolation={"separate_until": solo}, **fields)
 
 
 def found(layout: Layout, reduction: int = 1, progress: float = 0.0) -> list[tuple[int, ...]]:
@@ -55,7 +55,7 @@ def test_crops_are_boxes_around_the_regions_that_the_unet_can_halve() -> None:
 
 
 def test_only_regions_that_are_on_act_now_and_want_it_are_cut_out() -> None:
-    each = [{"steps": [0, 0.5]}, {"iso": False}, {"on": False}]
+    each = [{"steps": [0, 0.5]}, {"isolate": False}, {"on": False}]
     layout = solo_of([[0, 0, 0.25, 1], [0.25, 0, 0.5, 1], [0.5, 0, 1, 1]], solo=0.75, each=each)
     assert [crop[0] for crop in found(layout)] == [0]
     assert found(layout, progress=0.5) == []
@@ -68,7 +68,7 @@ def test_only_regions_that_are_on_act_now_and_want_it_are_cut_out() -> None:
 
 @pytest.mark.parametrize("isolate", [True, False])
 def test_the_high_resolution_pass_has_its_own_switch(isolate: bool) -> None:
-    spec = layout_of(HALVES, iso={"solo": 1}, hires={"isolate": isolate}).spec
+    spec = layout_of(HALVES, isolation={"separate_until": 1}, hires={"isolate": isolate}).spec
     assert (crops_of(Layout(spec, 16, 32, hires=True), 0.0, 1) is not None) == isolate
     assert crops_of(Layout(spec, 16, 32), 0.0, 1) is not None
 
@@ -131,7 +131,7 @@ def test_what_crops_leave_over_is_the_canvas() -> None:
     """One region in a wide canvas, at three quarters of its strength, and another that wants no solo."""
     unet = toy()
     run = Run(unet, 8, 32)
-    boxes, each = [[0, 0, 0.25, 1], [0.75, 0, 1, 1]], [{"rho": 0.75}, {"iso": False}]
+    boxes, each = [[0, 0, 0.25, 1], [0.75, 0, 1, 1]], [{"strength": 0.75}, {"isolate": False}]
     usual = run.regional(layout_of(boxes, 8, 32, each=each), TEXTS, NEGATIVE, BASE)
     output = run.regional(solo_of(boxes, 8, 32, each=each), TEXTS, NEGATIVE, BASE)
     crop = Crop(0, 0, 8, 0, 8)
@@ -167,15 +167,19 @@ def test_any_size_runs(size: tuple[int, int]) -> None:
 def test_without_solo_and_after_its_share_nothing_is_different() -> None:
     run = Run(toy(), 8, 16)
     fields: dict[str, Any] = {"height": 8, "width": 16}
-    usual = run.regional(layout_of(HALVES, **fields, iso={"s": 0.5, "min": 1}), TEXTS, NEGATIVE, BASE, 0.3)
+    usual = run.regional(
+        layout_of(HALVES, **fields, isolation={"strength": 0.5, "min_cells": 1}), TEXTS, NEGATIVE, BASE, 0.3
+    )
     for share, progress in ((0.0, 0.0), (0.3, 0.3)):
-        layout = layout_of(HALVES, **fields, iso={"s": 0.5, "min": 1, "solo": share})
+        layout = layout_of(HALVES, **fields, isolation={"strength": 0.5, "min_cells": 1, "separate_until": share})
         assert torch.equal(run.regional(layout, TEXTS, NEGATIVE, BASE, progress), usual)
-    runtime = RegionalRuntime(layout_of(HALVES, **fields, iso={"s": 0.5, "solo": 0}), find_sites(run.unet))
+    runtime = RegionalRuntime(
+        layout_of(HALVES, **fields, isolation={"strength": 0.5, "separate_until": 0}), find_sites(run.unet)
+    )
     with runtime.installed():
         assert not run.unet._forward_hooks
         assert not run.unet._forward_pre_hooks
-    early = layout_of(HALVES, **fields, iso={"s": 0.5, "min": 1, "solo": 0.3})
+    early = layout_of(HALVES, **fields, isolation={"strength": 0.5, "min_cells": 1, "separate_until": 0.3})
     assert not same(run.regional(early, TEXTS, NEGATIVE, BASE, 0.0), usual)
 
 

@@ -19,12 +19,14 @@ from lib_loraclr.regional.texts import region_prompts
 BOX = {"t": "box", "r": [0.05, 0.1, 0.48, 1.0]}
 FULL = {"t": "box", "r": [0, 0, 1, 1]}
 RICH: dict[str, Any] = {
-    "v": 1, "overlap": "top", "feather": 0.1, "base": {"in_regions": 0.25, "neg": "empty"}, "steps": [0, 0.9],
-    "iso": {"s": 0.5, "end": 0.3, "solo": 0.25}, "hires": {"strength": 0.5}, "pooled": False, "future": {"a": 1},
+    "v": 1, "overlap": "top", "feather": 0.1, "base": {"in_regions": 0.25, "negative": "empty"}, "steps": [0, 0.9],
+    "isolation": {"strength": 0.5, "end": 0.3, "separate_until": 0.25}, "hires": {"strength": 0.5}, "pooled": False,
+    "future": {"a": 1},
     "regions": [
-        {"id": "a", "shape": BOX, "prompt": 'Anna said: "hi", <lora:a:1> [x:y:0.5]\nline', "neg": "fog",
-         "negmode": "replace", "z": 2, "w": 2.0, "rho": 0.75, "feather": 0.0, "steps": [0.5, 1.0], "cfg": 5.5,
-         "iso": False, "concept": "anna", "loras": [{"name": "x", "te": 0.5}], "later": [1]},
+        {"id": "a", "shape": BOX, "prompt": 'Anna said: "hi", <lora:a:1> [x:y:0.5]\nline', "negative": "fog",
+         "negative_mode": "replace", "order": 2, "weight": 2.0, "strength": 0.75, "feather": 0.0,
+         "steps": [0.5, 1.0], "cfg": 5.5, "isolate": False, "concept": "anna",
+         "loras": [{"name": "x", "te": 0.5}], "later": [1]},
         {"id": "b", "shape": {"t": "poly", "p": [[0.5, 0.1], [0.95, 0.2], [0.9, 1.0]]}, "on": False},
         {"id": "c", "shape": {"t": "mask", "w": 3, "h": 2, "bits": 1, "z": "eNrbAgAAtQC1"}},
     ],
@@ -110,10 +112,10 @@ BAD: list[tuple[Any, str | None, str]] = [
     ({"pooled": 1}, "pooled", "true or false"),
     ({"overlap": "sum"}, "overlap", "average, weighted, top"),
     ({"steps": [0.6, 0.2]}, "steps", "end before"),
-    ({"iso": {"min": 2.5}}, "iso.min", "whole"),
-    ({"iso": 3}, "iso", "object"),
-    ({"iso": {"solo": 1.5}}, "iso.solo", "0 to 1"),
-    ({"regions": [{"shape": FULL, "w": -1}]}, "regions[0].w", "0 to 10"),
+    ({"isolation": {"min_cells": 2.5}}, "isolation.min_cells", "whole"),
+    ({"isolation": 3}, "isolation", "object"),
+    ({"isolation": {"separate_until": 1.5}}, "isolation.separate_until", "0 to 1"),
+    ({"regions": [{"shape": FULL, "weight": -1}]}, "regions[0].weight", "0 to 10"),
     ({"regions": [{"shape": FULL, "loras": [{"te": 1}]}]}, "regions[0].loras[0]", "name"),
     ({"regions": [{"shape": FULL, "id": "a"}, {"shape": FULL, "id": "a"}]}, "regions", "same id"),
     ({"regions": [{"shape": {"t": "poly", "p": [[0, 0], [1, 1]]}}]}, "regions[0].shape.p", "3 to"),
@@ -181,8 +183,12 @@ def test_the_schema_names_every_field_with_its_default() -> None:
     assert set(full) <= set(schema["properties"])
     assert set(full["regions"][0]) == set(region["properties"])
     assert all(full[key] == schema["properties"][key]["default"] for key in ("overlap", "feather", "steps", "raster"))
-    assert full["iso"]["end"] == schema["properties"]["iso"]["properties"]["end"]["default"] == 0.4
-    assert full["iso"]["solo"] == schema["properties"]["iso"]["properties"]["solo"]["default"] == 0.0
+    assert full["isolation"]["end"] == schema["properties"]["isolation"]["properties"]["end"]["default"] == 0.4
+    assert (
+        full["isolation"]["separate_until"]
+        == schema["properties"]["isolation"]["properties"]["separate_until"]["default"]
+        == 0.0
+    )
     assert all(rule.get("description") for key, rule in region["properties"].items() if key not in ("shape", "loras"))
     json.dumps(schema)
 
@@ -200,14 +206,14 @@ def test_what_a_region_says() -> None:
     assert texts({"prompt": "x"}, hires={"prompt_suffix": "sharp"}, is_hires=True) == ("x, sharp", None)
     assert texts({"prompt": "red coat", "concept": "anna"}) == ("zor woman, red coat", None)
     assert texts({"prompt": "zor woman, red", "concept": "anna"}) == ("zor woman, red", None)
-    assert texts({"neg": "hat"}) == ("", "fog, hat")
-    assert texts({"neg": "hat", "negmode": "replace"}) == ("", "hat")
-    assert texts({"neg": "hat", "negmode": "inherit"}) == ("", None)
-    assert texts({"neg": "fog", "negmode": "replace"}) == ("", None)
-    assert texts({}, base={"neg": "empty"}) == ("", "")
-    assert texts({}, "", base={"neg": "empty"}) == ("", None)
+    assert texts({"negative": "hat"}) == ("", "fog, hat")
+    assert texts({"negative": "hat", "negative_mode": "replace"}) == ("", "hat")
+    assert texts({"negative": "hat", "negative_mode": "inherit"}) == ("", None)
+    assert texts({"negative": "fog", "negative_mode": "replace"}) == ("", None)
+    assert texts({}, base={"negative": "empty"}) == ("", "")
+    assert texts({}, "", base={"negative": "empty"}) == ("", None)
     assert texts({"loras": [{"name": "ink"}]}) == ("", "fog")  # the same words, but with its LoRA
-    assert texts({"loras": [{"name": "ink"}], "negmode": "inherit"}) == ("", "fog")
+    assert texts({"loras": [{"name": "ink"}], "negative_mode": "inherit"}) == ("", "fog")
 
 
 def test_polygon_areas() -> None:

@@ -44,7 +44,7 @@ def test_one_full_frame_region_is_the_plain_prompt(host: StandaloneHost, tiny_sd
     long = "a red dog " * 40  # three chunks
     for model, size in ((host, (64, 96)), (load_checkpoint(tiny_sdxl), (64, 64))):
         for prompt, scale in (("a red dog", 3.0), (long, 1.0)):
-            regions = [{"shape": FULL, "prompt": prompt, "neg": "rain", "negmode": "replace"}]
+            regions = [{"shape": FULL, "prompt": prompt, "negative": "rain", "negative_mode": "replace"}]
             plain = sample(model, prompt, negative_prompt="rain", size=size, cfg_scale=scale)
             assert torch.equal(sample(model, "something else", regions, size=size, cfg_scale=scale), plain)
             other = sample(model, "something else", negative_prompt="rain", size=size, cfg_scale=scale)
@@ -118,7 +118,7 @@ def test_solo_halves_are_two_pictures_of_one_square(
     drawn, sizes = module.initial_noise, module.StandaloneHost._size_embedding
     texts = "a red dog", "a blue car, " * 30
     regions = [
-        {"shape": shape, "prompt": text, "neg": "rain", "negmode": "replace"}
+        {"shape": shape, "prompt": text, "negative": "rain", "negative_mode": "replace"}
         for shape, text in zip((LEFT, RIGHT), texts, strict=True)
     ]
     for model in (host, load_checkpoint(tiny_sdxl)):
@@ -127,7 +127,7 @@ def test_solo_halves_are_two_pictures_of_one_square(
         # SDXL is told the canvas's size in both, as it is in every region
         monkeypatch.setattr(module.StandaloneHost, "_size_embedding", lambda self, b, size: sizes(self, b, (128, 64)))
         monkeypatch.setattr(module, "initial_noise", lambda *_: noise)  # noqa: B023
-        canvas = sample(model, "x", regions, size=(128, 64), iso={"solo": 1})
+        canvas = sample(model, "x", regions, size=(128, 64), isolation={"separate_until": 1})
         usual = sample(model, "x", regions, size=(128, 64))
         alone = []
         for side, text in enumerate(texts):
@@ -147,7 +147,9 @@ def test_no_hook_stays_after_a_cancel(host: StandaloneHost) -> None:
         def step(self, text: str = "") -> None:
             raise Cancelled
 
-    spec = parse_spec({"regions": [{"shape": LEFT, "prompt": "a dog"}], "iso": {"s": 1, "solo": 1}})
+    spec = parse_spec(
+        {"regions": [{"shape": LEFT, "prompt": "a dog"}], "isolation": {"strength": 1, "separate_until": 1}}
+    )
     request = SampleRequest(["x"], [1], 2, (64, 64), 3.0, regions=RegionalRequest(spec))
     with pytest.raises(Cancelled):
         host.sample(request, Stop())

@@ -85,11 +85,11 @@ def axes() -> dict[str, Any]:
     ("label", "text", "read"),
     [
         ("strength", "0.5", lambda s: s.regions[0].strength == 0.5),
-        ("base share", "0.2", lambda s: s.base.floor == 0.2),
+        ("base share", "0.2", lambda s: s.base.in_regions == 0.2),
         ("feather", "0.1", lambda s: s.feather == 0.1),
         ("isolation", "0.5", lambda s: s.isolation.strength == 0.5),
         ("isolation end", "0.9", lambda s: s.isolation.end == 0.9),
-        ("solo", "0.3", lambda s: s.isolation.solo == 0.3),
+        ("solo", "0.3", lambda s: s.isolation.separate_until == 0.3),
         ("start", "0.25", lambda s: s.steps == (0.25, 1.0)),
         ("end", "0.75", lambda s: s.steps == (0.0, 0.75)),
         ("overlap", "top", lambda s: s.overlap == "top"),

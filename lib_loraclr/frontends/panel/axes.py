@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from lib_loraclr.regional.spec import OVERLAPS, RASTERS
+from lib_loraclr.options import all_new_names
+from lib_loraclr.regional.spec import OVERLAPS, RASTERS, Region, RegionalSpec
 
 PREFIX = "[Regional] "
 ATTRIBUTE = "_loraclr_regional_axes"
@@ -24,6 +25,9 @@ def with_axes(enabled: bool, raw: Any, values: Mapping[str, Any]) -> tuple[bool,
     spec = _as_object(raw)
     if spec is None:
         return enabled, raw
+    spec = all_new_names(RegionalSpec, spec)
+    if isinstance(spec.get("regions"), list):
+        spec["regions"] = [all_new_names(Region, one) if isinstance(one, dict) else one for one in spec["regions"]]
     for name, value in values.items():
         if name == "on":
             enabled = value
@@ -31,7 +35,7 @@ def with_axes(enabled: bool, raw: Any, values: Mapping[str, Any]) -> tuple[bool,
             _change_region(spec, name, value)
         elif name == "strength":
             for region in _regions(spec):
-                region["rho"] = value
+                region["strength"] = value
         else:
             _put(spec, name, value)
     return enabled, spec
@@ -44,9 +48,9 @@ def axis_options(option: Callable[..., Any], layouts: Callable[[], Sequence[tupl
         _axis(option, "strength", float, "strength"),
         _axis(option, "base share", float, "base.in_regions"),
         _axis(option, "feather", float, "feather"),
-        _axis(option, "isolation", float, "iso.s"),
-        _axis(option, "isolation end", float, "iso.end"),
-        _axis(option, "solo", float, "iso.solo"),
+        _axis(option, "isolation", float, "isolation.strength"),
+        _axis(option, "isolation end", float, "isolation.end"),
+        _axis(option, "solo", float, "isolation.separate_until"),
         _axis(option, "start", float, "steps.0"),
         _axis(option, "end", float, "steps.1"),
         _axis(option, "overlap", str, "overlap", choices=lambda: list(OVERLAPS)),
@@ -57,7 +61,7 @@ def axis_options(option: Callable[..., Any], layouts: Callable[[], Sequence[tupl
     for number in range(1, REGION_AXES + 1):
         place = f"region {number}"
         found.append(_axis(option, f"{place} on", flag, f"{place} on", choices=lambda: ["True", "False"]))
-        found.append(_axis(option, f"{place} strength", float, f"{place} rho"))
+        found.append(_axis(option, f"{place} strength", float, f"{place} strength"))
         found.append(option(f"{PREFIX}{place} prompt S/R", str, _replace_words(place)))
     names = lambda: [name for name, _ in layouts()]  # noqa: E731
     found.append(option(f"{PREFIX}layout", str, _layout(layouts), choices=names))
@@ -160,6 +164,8 @@ def _use_layout(spec: dict[str, Any], layout: dict[str, Any]) -> None:
     chosen = copy.deepcopy(_regions(layout))
     for region, own in zip(chosen, present, strict=False):
         if not region.get("prompt"):
-            region.update({key: own[key] for key in ("prompt", "neg", "negmode", "name", "concept") if key in own})
+            region.update(
+                {key: own[key] for key in ("prompt", "negative", "negative_mode", "name", "concept") if key in own}
+            )
     spec.update({key: value for key, value in layout.items() if key != "regions"})
     spec["regions"] = chosen

@@ -22,7 +22,7 @@ _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt
 
 def _boxes(*boxes: Sequence[float], names: Sequence[str] = (), **spec: Any) -> dict[str, Any]:
     regions: list[dict[str, Any]] = [
-        {"id": f"r{k + 1}", "shape": {"t": "box", "r": list(box)}, "z": k} for k, box in enumerate(boxes)
+        {"id": f"r{k + 1}", "shape": {"t": "box", "r": list(box)}, "order": k} for k, box in enumerate(boxes)
     ]
     for region, name in zip(regions, names, strict=False):
         region["name"] = name

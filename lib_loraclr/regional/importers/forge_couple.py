@@ -39,7 +39,7 @@ def import_forge_couple(
         raise bad("Forge Couple needs at least two lines, one for each region.")
     boxes = boxes_of([(1.0, [1.0] * len(lines))], stacked=direction == "Vertical") if len(lines) <= 64 else ()
     regions = checked([Region(shape=box, prompt=line) for box, line in zip(boxes, lines, strict=False)])
-    spec = RegionalSpec(regions=regions, base=BaseRules(floor=floor))
+    spec = RegionalSpec(regions=regions, base=BaseRules(in_regions=floor))
     return Imported(spec, prompt or ", ".join(lines), negative)
 
 

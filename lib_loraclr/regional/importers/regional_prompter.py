@@ -54,7 +54,7 @@ def import_regional_prompter(
         for box, text, floor, own in zip(boxes, texts, floors, negatives, strict=True)
     ]  # fmt: skip
     whole = _with(parts.common, parts.base) or ", ".join(texts)
-    spec = RegionalSpec(regions=checked(regions), base=BaseRules(floor=floors[0] if even else 0.0))
+    spec = RegionalSpec(regions=checked(regions), base=BaseRules(in_regions=floors[0] if even else 0.0))
     return Imported(spec, whole, base_negative, tuple(notes))
 
 
