@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.lbfgs import lbfgs
+from lib_loraclr.capture import Concept
 from lib_loraclr.capture.gather import KEYS_AND_VALUES
 from lib_loraclr.capture.hooks import collect, inject, input_rows
 from lib_loraclr.capture.prompts import phrase
 from lib_loraclr.core.deltas import Delta, Dense
 from lib_loraclr.core.linalg import exact_float32
-from lib_loraclr.merging.inputs import Concept
 from lib_loraclr.model import DiffusionHost, Phase, Progress, SampleRequest
 
 STAGES = ("text", "keys and values", "spatial")
@@ -77,7 +77,7 @@ def _rows(
 
     def receive(name: str, module: nn.Module, inputs: Tensor) -> None:
         rows = input_rows(module, inputs)
-        words = host.word_rows() if stage == "text" else None
+        words = host.token_mask() if stage == "text" else None
         rows = rows.flatten(0, -2) if words is None else rows[words]
         found[name].append(rows.detach().half().float().cpu())  # both programs keep features in half precision
 

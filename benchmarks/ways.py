@@ -16,7 +16,7 @@ from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.methods import get_method
 from lib_loraclr.evaluation.painting import stacked
 from lib_loraclr.formats.weighted import host_shapes, read_files, weighted_deltas
-from lib_loraclr.merging.config import plan_of
+from lib_loraclr.merging.config import config_of
 from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions
 from lib_loraclr.merging.pipeline import merge
 from lib_loraclr.model import Progress
@@ -58,7 +58,7 @@ class Way:
         if self.method not in {*MODEL_FREE, "gradient-fusion", "contrastive"}:
             return {"method": self.method, **self.shown}
         options = MergeOptions((LoraChoice(Path("x")),), Path("x"), method=self.method, option=dict(self.options))
-        plan = plan_of(replace(options, preset=self.preset))
+        plan = config_of(replace(options, preset=self.preset))
         complete = dict(plan.options.option)
         for name in ("distill", "text_steps"):
             complete.pop(name, None)

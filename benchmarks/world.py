@@ -24,6 +24,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib_loraclr.capture import Concept
 from lib_loraclr.evaluation.folder import read_pictures
 from lib_loraclr.evaluation.meter_files import network_meters
 from lib_loraclr.evaluation.meters import Meters, Numbers, Pictures, calibrate, cosines
@@ -32,7 +33,7 @@ from lib_loraclr.evaluation.options import ConceptSet, Subject, load_set
 from lib_loraclr.evaluation.scores import References
 from lib_loraclr.formats.weighted import host_shapes, read_files
 from lib_loraclr.hosts.standalone import load_checkpoint
-from lib_loraclr.merging.inputs import Concept, make_concepts
+from lib_loraclr.merging.inputs import make_inputs
 from lib_loraclr.model import DiffusionHost
 from miniature import backgrounds, styles, world
 from miniature.concepts import difference
@@ -65,7 +66,8 @@ class World:
         """The LoRAs of these concepts as a merge sees them."""
         choices = [self.subject(name).choice for name in names]
         loras = read_files([choice.file for choice in choices], self.host.layers())
-        return make_concepts(choices, loras, self.host.base_weight, host_shapes(self.host))[0]
+        inputs, _ = make_inputs(choices, loras, self.host.base_weight, host_shapes(self.host))
+        return [item.concept for item in inputs]
 
 
 def describe(embedder: nn.Module) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The loaded checkpoint: `family` is "sd1", "sd2" or "sdxl"; `sha256` keys the statistics cache.
+    """The loaded checkpoint: `family` is "sd1", "sd2" or "sdxl"; `sha256` keys the tensor cache.
 
     `variant` names the settings of the program that change what the model computes ("clip skip 2"); it is part of the
     key too, and empty where nothing departs from the checkpoint.
@@ -119,7 +119,7 @@ class DiffusionHost(Protocol):
         """Run the text encoder (its hooks fire) and return the host's conditioning, one entry per prompt."""
         ...
 
-    def unet_call(self, conditioning: Any) -> None:
+    def run_cross_attention_kv(self, conditioning: Any) -> None:
         """Run the cheapest thing that makes every cross-attention K/V layer see `conditioning` (preset "text")."""
         ...
 
@@ -130,12 +130,12 @@ class DiffusionHost(Protocol):
         """
         ...
 
-    def conditional_rows(self) -> slice | Tensor | None:
+    def conditional_slice(self) -> slice | Tensor | None:
         """While a UNet call runs: which batch rows are the conditional branch (None: all of them)."""
         ...
 
-    def word_rows(self) -> Tensor | None:
-        """While the text encoder or `unet_call` runs: (batch, tokens), False on padding (None: not known)."""
+    def token_mask(self) -> Tensor | None:
+        """While the text encoder or K/V layers run: (batch, tokens), False on padding; None: not known."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -151,13 +151,13 @@ class DiffusionHost(Protocol):
 class DifferentiableHost(DiffusionHost, Protocol):
     """A host whose model lets gradients through, from its prediction back to what hooks add to its layers."""
 
-    def signal(self) -> Tensor:
-        """alpha of every training step, (steps,) float64: noisy = alpha clean + sqrt(1 - alpha^2) noise."""
+    def sqrt_alphas_cumprod(self) -> Tensor:
+        """alpha of every timestep, (timesteps,) float64: noisy = alpha clean + sqrt(1 - alpha^2) noise."""
         ...
 
-    def predict(self, latents: Tensor, steps: Sequence[int], prompts: Sequence[str]) -> Tensor:
+    def predict_x0(self, latents: Tensor, timesteps: Sequence[int], prompts: Sequence[str]) -> Tensor:
         """The clean latents x0 (n, c, h, w), float32, that the conditional branch predicts from noisy ones.
 
-        Row k is at training step steps[k]. Text encoder and UNet run in the grad mode that is on.
+        Row k is at timesteps[k]. Text encoder and UNet run in the grad mode that is on.
         """
         ...

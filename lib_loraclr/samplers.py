@@ -23,20 +23,20 @@ class Schedule:
 
     def __init__(self, start: float, end: float, steps: int, prediction: str) -> None:
         betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-        self.signal = torch.cumprod(1 - betas, 0).sqrt()
+        self.sqrt_alphas_cumprod = torch.cumprod(1 - betas, 0).sqrt()
         self.prediction = prediction
 
     @classmethod
     def of_sigmas(cls, sigmas: Tensor) -> Schedule:
         """From noise levels sigma / alpha per training step, as k-diffusion counts; the model predicts x0 itself."""
         schedule = cls.__new__(cls)
-        schedule.signal = (1 + sigmas.detach().to("cpu", torch.float64) ** 2) ** -0.5
+        schedule.sqrt_alphas_cumprod = (1 + sigmas.detach().to("cpu", torch.float64) ** 2) ** -0.5
         schedule.prediction = "x0"
         return schedule
 
     def alpha_sigma(self, step: int) -> tuple[float, float]:
         """(alpha, sigma) of training step `step`; -1 is the clean picture."""
-        alpha = float(self.signal[step]) if step >= 0 else 1.0
+        alpha = float(self.sqrt_alphas_cumprod[step]) if step >= 0 else 1.0
         return alpha, max(0.0, 1.0 - alpha * alpha) ** 0.5
 
     def clean(self, latents: Tensor, output: Tensor, step: int) -> Tensor:
@@ -46,7 +46,7 @@ class Schedule:
 
     def steps(self, count: int) -> list[int]:
         """`count` training steps from the noisiest down ("trailing" spacing: begins where the noise was drawn)."""
-        total = len(self.signal)
+        total = len(self.sqrt_alphas_cumprod)
         if not 1 <= count <= total:
             raise InputError("bad-option", f"Steps must be between 1 and {total}, not {count}.", key="steps")
         return [round(total - k * total / count) - 1 for k in range(count)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lib_loraclr.distill.exam import exam_settings
-from lib_loraclr.merging.config import Plan
+from lib_loraclr.distill.evaluate import evaluation_settings
+from lib_loraclr.merging.config import MergeConfig
 from lib_loraclr.model import Phase
 
 # What does not ask the model, in forward passes of it; a phase that does not come (cached) is jumped over.
@@ -22,7 +22,7 @@ class Passes(NamedTuple):
     learning: int
 
     @classmethod
-    def of(cls, plan: Plan, concepts: int) -> Passes:
+    def of(cls, plan: MergeConfig, concepts: int) -> Passes:
         """Of a merge of so many concepts that finds nothing in the cache."""
         teachers = a_round = exam = lessons = learning = 0
         capture, distill = plan.capture, plan.distill
@@ -30,7 +30,7 @@ class Passes(NamedTuple):
             a_round = capture.steps * (concepts * capture.prompts + capture.neutral_prompts)
             teachers = a_round + capture.steps * concepts * capture.held_out_prompts
         if distill.steps:
-            asked = exam_settings(distill)
+            asked = evaluation_settings(distill)
             lessons, questions = (
                 (concepts * one.pictures + one.neutral) * (2 * capture.steps + one.levels) for one in (distill, asked)
             )
@@ -48,7 +48,7 @@ class Passes(NamedTuple):
         return self.exam + self.lessons + self.learning
 
 
-def expected_phases(plan: Plan) -> list[tuple[Phase, float]]:
+def expected_phases(plan: MergeConfig) -> list[tuple[Phase, float]]:
     """(phase, relative duration) of every phase that `merge` announces, in order."""
     passes = Passes.of(plan, len(plan.options.lora))
     phases: list[tuple[Phase, float]] = [(Phase.READ, READ)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from lib_loraclr.capture.cache import StatisticsCache
+from lib_loraclr.capture.cache import TensorCache
+from lib_loraclr.capture.concept import Concept
 from lib_loraclr.capture.hooks import inject
 from lib_loraclr.capture.passes import PassLimits
-from lib_loraclr.capture.run import CaptureConcept, capture, combine
+from lib_loraclr.capture.run import capture, combine
 from lib_loraclr.capture.settings import CaptureSettings
 
-__all__ = ["CaptureConcept", "CaptureSettings", "PassLimits", "StatisticsCache", "capture", "combine", "inject"]
+__all__ = ["CaptureSettings", "Concept", "PassLimits", "TensorCache", "capture", "combine", "inject"]

@@ -19,7 +19,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.moments import SecondMoment
 
 
-class StatisticsCache:
+class TensorCache:
     """A folder of moment files, `<key>-<layers>.safetensors`, written atomically; the least recently used go first.
 
     Other tensors are `<key>-<kind>.safetensors`. The key says everything that decides the numbers, so a stale entry
@@ -33,7 +33,7 @@ class StatisticsCache:
         self._used: set[Path] = set()
 
     @classmethod
-    def temporary(cls) -> StatisticsCache:
+    def temporary(cls) -> TensorCache:
         """A cache that is deleted when the last of its moments is gone."""
         folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="loraclr-", ignore_cleanup_errors=True)
         cache = cls(Path(folder.name), limit_mib=None)

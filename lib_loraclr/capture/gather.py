@@ -43,7 +43,7 @@ def shared_inputs(host: DiffusionHost, settings: CaptureSettings) -> dict[str, s
     modules, watch = host.layers(), SharedInputs()
     with collect(modules, [name for name in modules if needs_only_text(name)], watch):
         conditioning = host.encode(["a photo"])
-        host.unet_call(conditioning)
+        host.run_cross_attention_kv(conditioning)
     leaders = watch.leaders()
     if settings.preset == "full":
         watch, side = SharedInputs(), min(128, *picture_size(host, settings))
@@ -68,12 +68,12 @@ def gather(
     Hooks and injected LoRAs are gone afterwards, also after an error or `Cancelled`.
     """
     modules = host.layers()
-    totals = Totals(host.conditional_rows if run.sampled else None, host, settings.padding_weight)
+    totals = Totals(host.conditional_slice if run.sampled else None, host, settings.padding_weight)
     with inject(modules, run.deltas):
         if not run.sampled:
             with collect(modules, layers, totals):
                 for first in range(0, len(run.prompts), TEXT_BATCH):
-                    host.unet_call(host.encode(run.prompts[first : first + TEXT_BATCH]))
+                    host.run_cross_attention_kv(host.encode(run.prompts[first : first + TEXT_BATCH]))
             if progress is not None:
                 progress.step()
             return totals.moments
@@ -114,7 +114,7 @@ class Totals:
                 add_rows(moment, input_rows(module, part), None)
 
     def _weights(self, inputs: Tensor) -> Tensor | None:
-        words = self.host.word_rows()
+        words = self.host.token_mask()
         if words is None or self.padding_weight == 1.0 or words.shape != inputs.shape[:-1]:
             return None
         return torch.where(words, 1.0, self.padding_weight).to(inputs.device)

@@ -24,6 +24,10 @@ TEXT_TEMPLATES = (
 HELD_OUT_TEMPLATES = (
     "a picture of {c} under the sea", "{c} standing in a meadow", "a sketch of {c} in a room", "{c} with {other}",
 )  # fmt: skip
+OBJECT_TEMPLATES = (
+    "a photo of {c}", "{c} on a table", "a photo of {c} next to {other}", "a painting of {c}",
+    "a picture of {c} in a city", "a close-up photo of {c}", "{c} in a forest", "a drawing of {c}",
+)  # fmt: skip
 STYLE_SAMPLE_TEMPLATES = (
     "a photo of {other} in {c}", "{other} in a forest, {c}", "a picture of {other} in a city in {c}",
     "{c}, {other} at the beach", "a close-up photo of {other} in {c}", "{other} on a stage in {c}",
@@ -63,13 +67,21 @@ class Templates(NamedTuple):
     held_out: tuple[str, ...]
 
 
-def templates_for(concept: str, subject: Templates) -> Templates:
-    """`subject` for a thing; a style is drawn on other things; a LoRA that no word calls acts on everything."""
-    if not concept:
+CHARACTER = Templates(TEXT_TEMPLATES, SAMPLE_TEMPLATES, HELD_OUT_TEMPLATES)
+
+
+def templates_for(kind: str, called: str, character: Templates = CHARACTER) -> Templates:
+    """Of a concept of this kind (`concept.KINDS`) that prompts call so; `character` replaces those of a character.
+
+    A style is drawn on other things; a LoRA that no word calls acts on everything.
+    """
+    if not called:
         return Templates(EVERYTHING, EVERYTHING, EVERYTHING_HELD_OUT)
-    if concept.lower().endswith("style"):
+    if kind == "style":
         return Templates(STYLE_TEXT_TEMPLATES, STYLE_SAMPLE_TEMPLATES, STYLE_HELD_OUT_TEMPLATES)
-    return subject
+    if kind == "object":
+        return Templates(OBJECT_TEMPLATES, OBJECT_TEMPLATES, character.held_out)
+    return character
 
 
 def with_article(noun: str) -> str:

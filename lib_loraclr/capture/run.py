@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from lib_loraclr.capture import prompts
-from lib_loraclr.capture.cache import StatisticsCache, digest, digest_deltas
+from lib_loraclr.capture.cache import TensorCache, digest, digest_deltas
+from lib_loraclr.capture.concept import Concept
 from lib_loraclr.capture.gather import Run, gather, needs_only_text, picture_size, shared_inputs
 from lib_loraclr.capture.hooks import input_features
 from lib_loraclr.capture.passes import PassLimits
@@ -21,29 +21,15 @@ from lib_loraclr.model import DiffusionHost, Phase, Progress
 Moments = dict[str, SecondMoment]
 
 
-@dataclass(frozen=True)
-class CaptureConcept:
-    """One LoRA of a merge: how prompts call it and what it adds (user's weight folded in) by canonical layer name.
-
-    `prompts` are templates of its own in place of the usual ones; held-out prompts stay the usual ones.
-    """
-
-    name: str
-    trigger: str
-    class_word: str
-    deltas: Mapping[str, Delta] = field(repr=False)
-    prompts: tuple[str, ...] = ()
-
-
 def capture(
     host: DiffusionHost,
-    concepts: Sequence[CaptureConcept],
+    concepts: Sequence[Concept],
     settings: CaptureSettings,
     *,
     student: Mapping[str, Delta] | None = None,
     round: int = 0,  # noqa: A002
     progress: Progress | None = None,
-    cache: StatisticsCache | None = None,
+    cache: TensorCache | None = None,
     limits: PassLimits | None = None,
 ) -> dict[str, Statistics]:
     """Statistics of every layer that a LoRA of `concepts` touches; call it inside `host.ready()`.
@@ -56,7 +42,7 @@ def capture(
     Where the memory is not enough a run is repeated with half the layers and pictures at a time; `limits` remembers.
     Raises InputError for a layer that the model lacks, and whatever `progress` raises to cancel; hooks are then gone.
     """
-    cache = cache or StatisticsCache.temporary()
+    cache = cache or TensorCache.temporary()
     leaders = _watched_layers(host, concepts, student, settings, progress)
     plan = _Plan(host, settings, cache, sorted(set(leaders.values())), limits or PassLimits())
     teacher = student is None
@@ -108,7 +94,7 @@ class _Plan:
         self,
         host: DiffusionHost,
         settings: CaptureSettings,
-        cache: StatisticsCache,
+        cache: TensorCache,
         layers: Sequence[str],
         limits: PassLimits,
     ) -> None:
@@ -198,7 +184,7 @@ class _Plan:
 
 
 def _watched_layers(
-    host: DiffusionHost, concepts: Sequence[CaptureConcept], student: Mapping[str, Delta] | None,
+    host: DiffusionHost, concepts: Sequence[Concept], student: Mapping[str, Delta] | None,
     settings: CaptureSettings, progress: Progress | None,
 ) -> dict[str, str]:  # fmt: skip
     """Layer -> leader, for the layers that are touched, run, and are not too wide."""
@@ -222,12 +208,10 @@ def _watched_layers(
     return {name: leaders[name] for name in touched if name in leaders and name not in set(wide)}
 
 
-def concept_runs(
-    concept: CaptureConcept, deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
-) -> list[Run]:
+def concept_runs(concept: Concept, deltas: Mapping[str, Delta], settings: CaptureSettings, number: int) -> list[Run]:
     """What a concept is asked in round `number`: a run of text alone, and with the preset "full" one of pictures."""
-    called = prompts.phrase(concept.trigger, concept.class_word)
-    many, few, _ = prompts.templates_for(called, settings.templates)
+    called = concept.phrase
+    many, few, _ = prompts.templates_for(concept.kind, called, settings.templates)
     if concept.prompts:
         many = few = concept.prompts
     count = len(settings.text_templates)  # the same for every concept, whatever its own templates
@@ -238,10 +222,10 @@ def concept_runs(
     return runs
 
 
-def held_out_runs(concept: CaptureConcept, deltas: Mapping[str, Delta], settings: CaptureSettings) -> list[Run]:
+def held_out_runs(concept: Concept, deltas: Mapping[str, Delta], settings: CaptureSettings) -> list[Run]:
     """What a concept is asked when a merge is judged: templates and seeds that no round has."""
-    called = prompts.phrase(concept.trigger, concept.class_word)
-    templates, count = prompts.templates_for(called, settings.templates).held_out, settings.held_out_prompts
+    called, count = concept.phrase, settings.held_out_prompts
+    templates = prompts.templates_for(concept.kind, called, settings.templates).held_out
     runs = [Run(prompts.filled(templates, called, 0, len(templates)), (), deltas)]
     if settings.preset == "full" and count:
         runs.append(Run(prompts.filled(templates, called, 0, count), _seeds(settings, 1, 0, count), deltas))
@@ -249,10 +233,10 @@ def held_out_runs(concept: CaptureConcept, deltas: Mapping[str, Delta], settings
 
 
 def neutral_runs(
-    concepts: Sequence[CaptureConcept], deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
+    concepts: Sequence[Concept], deltas: Mapping[str, Delta], settings: CaptureSettings, number: int
 ) -> list[Run]:
     """The same for what no LoRA may change: scenes, and the class words of the concepts."""
-    words = [concept.class_word for concept in concepts if not concept.class_word.lower().endswith("style")]
+    words = [concept.class_word for concept in concepts if concept.kind != "style"]
     texts = prompts.neutral(words, settings.scenes)
     runs, count = [Run(texts, (), deltas)] if texts else [], settings.neutral_prompts
     if texts and settings.preset == "full" and count:

@@ -75,7 +75,7 @@ class CaptureSettings:
 
     @property
     def templates(self) -> Templates:
-        """The templates of a concept that is a thing; styles have their own (`prompts.templates_for`)."""
+        """The templates of a character; other kinds have their own (`prompts.templates_for`)."""
         return Templates(self.text_templates, self.sample_templates, self.held_out_templates)
 
     def __post_init__(self) -> None:

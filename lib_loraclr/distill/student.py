@@ -52,9 +52,9 @@ class Student:
     def _addition(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
             self.called.add(name)
-            given: Tensor = inputs[0]
-            up, down = (factor.to(given.dtype) for factor in self.factors[name])
-            return output + respond(module, given, (down, up)).to(output.dtype)
+            hidden: Tensor = inputs[0]
+            up, down = (factor.to(hidden.dtype) for factor in self.factors[name])
+            return output + respond(module, hidden, (down, up)).to(output.dtype)
 
         return hook
 

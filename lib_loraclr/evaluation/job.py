@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lib_loraclr.capture import Concept
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.evaluation.folder import EvaluationFolder, read_pictures, write_picture
@@ -21,7 +22,7 @@ from lib_loraclr.evaluation.scores import ConceptScore, References, drift, make_
 from lib_loraclr.formats import FileWarning, LoraFile
 from lib_loraclr.formats.output import probe, write_text
 from lib_loraclr.formats.weighted import check_families, host_shapes, read_files, weighted_deltas
-from lib_loraclr.merging.inputs import Concept, make_concepts
+from lib_loraclr.merging.inputs import make_inputs
 from lib_loraclr.merging.options import LoraChoice
 from lib_loraclr.model import DiffusionHost, Phase, Progress
 from lib_loraclr.opening import HostOpener, resolve_device
@@ -136,7 +137,8 @@ class _Job:
         if any(name not in known for lora in loras for name in lora.layers):
             loras = read_files([subject.choice.file for subject in options.subjects], known)
         choices = [subject.choice for subject in options.subjects]
-        concepts, warnings = make_concepts(choices, loras, host.base_weight, host_shapes(host))
+        inputs, warnings = make_inputs(choices, loras, host.base_weight, host_shapes(host))
+        concepts = [item.concept for item in inputs]
         ways, notes = _ways(options, host, concepts)
         prompts = [
             tuple(_in_turn(subject.filled(concept.trigger, concept.class_word), options.pictures))

@@ -1,4 +1,4 @@
-"""The options of the capture that a user sees, described like a method's, and the plan of a merge made of both."""
+"""The options of the capture that a user sees, described like a method's, and the configuration of a merge."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ JOB_OPTIONS: tuple[Field, ...] = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergeConfig:
     """Validated, typed options: what a merge will do. `options.option` is complete: recipes outlive defaults."""
 
     options: MergeOptions
@@ -60,7 +60,7 @@ class Plan:
         return complete_options(fusion, shared | {"rounds": 0})
 
 
-def plan_of(options: MergeOptions) -> Plan:
+def config_of(options: MergeOptions) -> MergeConfig:
     """Raise InputError for anything in the options that cannot work, before a file is read."""
     method = get_method(options.method)
     if options.preset == "instant" and method.needs_statistics:
@@ -79,7 +79,7 @@ def plan_of(options: MergeOptions) -> Plan:
     steps = int(job["distill"]) * len(options.lora) if learns else 0
     distillation = DistillSettings(steps=steps, **_attributes(DistillSettings, job))
     recorded = {field.name: as_value(field, job[field.name]) for field in JOB_OPTIONS}
-    return Plan(
+    return MergeConfig(
         replace(options, option={**complete_method, **(recorded if method.needs_statistics else {})}),
         method,
         complete_method,

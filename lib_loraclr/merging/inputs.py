@@ -5,34 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lib_loraclr.capture import CaptureConcept
+from lib_loraclr.capture.concept import Concept, class_word_in, guess_kind
 from lib_loraclr.core.deltas import Delta, LayerShape
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import FileWarning, LoraFile
-from lib_loraclr.formats.weighted import BaseWeight, check_families, read_files, unique_name, weighted_deltas
+from lib_loraclr.formats.shapes import shape_without_model
+from lib_loraclr.formats.weighted import (
+    BaseWeight,
+    check_families,
+    family_of,
+    read_files,
+    unique_name,
+    weighted_deltas,
+)
 from lib_loraclr.merging.options import LoraChoice
 
 
 @dataclass(frozen=True)
-class Concept:
-    """One chosen LoRA: `name` is unique in the job; `deltas` have the weights folded in and no layer of weight 0."""
+class MergeInput:
+    """One chosen LoRA: what the user says of it, what its file holds, and the concept that a merge makes of both.
 
-    name: str
+    The concept's deltas have the weights folded in, and no layer of weight 0.
+    """
+
     choice: LoraChoice
     lora: LoraFile
-    trigger: str
-    class_word: str
-    deltas: Mapping[str, Delta]
+    concept: Concept
 
     @property
     def file(self) -> str:
         """The path as the user gave it, for messages."""
         return str(self.choice.file)
-
-    @property
-    def asked(self) -> CaptureConcept:
-        """What a model is shown of it."""
-        return CaptureConcept(self.name, self.trigger, self.class_word, self.deltas, self.choice.prompts)
 
 
 def read_inputs(choices: Sequence[LoraChoice]) -> list[LoraFile]:
@@ -61,71 +64,73 @@ def read_inputs(choices: Sequence[LoraChoice]) -> list[LoraFile]:
     return loras
 
 
-def make_concepts(
+def make_inputs(
     choices: Sequence[LoraChoice],
     loras: Sequence[LoraFile],
     base: BaseWeight | None,
     layers: Mapping[str, LayerShape] | None,
-) -> tuple[list[Concept], list[FileWarning]]:
-    """Concepts with unique names, and what the user should know. `layers` are the checkpoint's, None without one."""
-    concepts: list[Concept] = []
+) -> tuple[list[MergeInput], list[FileWarning]]:
+    """Inputs with unique names, and what the user should know. `layers` are the checkpoint's, None without one."""
+    inputs: list[MergeInput] = []
     warnings: list[FileWarning] = [warning for lora in loras for warning in lora.warnings]
     for choice, lora in zip(choices, loras, strict=True):
         deltas, notes = weighted_deltas(lora, choice.weight, choice.text_weight, base, layers)
         warnings += notes
-        name = unique_name(choice.file.stem, [concept.name for concept in concepts])
-        trigger = choice.trigger if choice.trigger is not None else (lora.triggers[0] if lora.triggers else "")
-        word = choice.class_word if choice.class_word is not None else class_word_in(trigger)
-        concepts.append(Concept(name, choice, lora, trigger.strip(), word.strip(), deltas))
+        inputs.append(MergeInput(choice, lora, _concept(choice, lora, deltas, [i.concept.name for i in inputs])))
         if not deltas:
             warnings.append(
                 FileWarning("no-effect", "With these weights the LoRA contributes nothing.", str(choice.file))
             )
-    if not any(concept.deltas for concept in concepts):
+    if not any(item.concept.deltas for item in inputs):
         raise InputError("empty-selection", "Every LoRA has weight 0; there is nothing to merge.", key="lora")
-    check_shapes(concepts)
-    return concepts, warnings
+    check_shapes(inputs)
+    return inputs, warnings
 
 
-# fmt: off
-CLASS_WORDS = frozenset((
-    "woman", "style", "elf", "man", "girl", "boy", "person", "character", "lady", "guy", "child", "baby", "dog", "cat",
-    "horse", "bird", "animal", "creature", "monster", "robot", "toy", "doll", "car", "vehicle", "house",
-    "building", "chair", "lamp", "bag", "backpack", "shoe", "hat", "dress", "shirt", "sword", "vase", "cup",
-    "bottle", "plant", "flower",
-))
-# fmt: on
+def _concept(choice: LoraChoice, lora: LoraFile, deltas: Mapping[str, Delta], taken: Sequence[str]) -> Concept:
+    """What the user does not say comes from the file, or is guessed, here and nowhere else."""
+    trigger = choice.trigger if choice.trigger is not None else (lora.triggers[0] if lora.triggers else "")
+    class_word = choice.class_word if choice.class_word is not None else class_word_in(trigger)
+    kind = choice.kind or guess_kind(trigger, class_word)
+    name = unique_name(choice.file.stem, taken)
+    return Concept(name, trigger.strip(), class_word.strip(), deltas, kind, choice.prompts)
 
 
-def class_word_in(trigger: str) -> str:
-    """The class word that a trigger such as "alice woman" brings along, or nothing."""
-    words = trigger.lower().replace(",", " ").split()
-    return words[-1] if len(words) > 1 and words[-1] in CLASS_WORDS else ""
-
-
-def check_shapes(concepts: Sequence[Concept]) -> None:
+def check_shapes(inputs: Sequence[MergeInput]) -> None:
     """Raise InputError when two files disagree about the shape of a layer (only possible without a checkpoint)."""
-    seen: dict[str, tuple[tuple[int, int], Concept]] = {}
-    for concept in concepts:
-        for name, delta in concept.deltas.items():
-            shape, first = seen.setdefault(name, (delta.shape, concept))
+    seen: dict[str, tuple[tuple[int, int], MergeInput]] = {}
+    for item in inputs:
+        for name, delta in item.concept.deltas.items():
+            shape, first = seen.setdefault(name, (delta.shape, item))
             if delta.shape != shape:
                 raise InputError(
                     "shape-mismatch",
                     f"The layer {name} is {delta.shape[0]} x {delta.shape[1]} here and {shape[0]} x {shape[1]} in "
                     f"'{first.choice.file.name}'; the LoRAs were made for different models.",
-                    file=concept.file,
-                    key=(concept.lora.layers[name].keys or (name,))[0],
+                    file=item.file,
+                    key=(item.lora.layers[name].keys or (name,))[0],
                 )
 
 
-def require_triggers(concepts: Sequence[Concept]) -> None:
+def require_triggers(inputs: Sequence[MergeInput]) -> None:
     """Before a capture: a trigger that was neither given nor in the metadata is an InputError."""
-    for concept in concepts:
-        if not concept.trigger and concept.choice.trigger is None:
+    for item in inputs:
+        if not item.concept.trigger and item.choice.trigger is None:
             raise InputError(
                 "no-trigger",
                 "The file does not say what calls its concept in a prompt; give a trigger ('' for a style without).",
-                file=concept.file,
+                file=item.file,
                 key="trigger",
             )
+
+
+def shapes_without_model(inputs: Sequence[MergeInput]) -> dict[str, LayerShape]:
+    """Of every layer that an input changes, as far as the files and their family tell."""
+    family = family_of([item.lora for item in inputs], None)
+    shapes: dict[str, LayerShape] = {}
+    for item in inputs:
+        for name, delta in item.concept.deltas.items():
+            if name not in shapes:
+                updates = [other.lora.layers[name] for other in inputs if name in other.lora.layers]
+                shapes[name] = shape_without_model(name, delta, updates, family)
+    return shapes

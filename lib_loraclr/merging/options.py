@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib_loraclr.capture.concept import KINDS
 from lib_loraclr.capture.prompts import check_templates
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
@@ -83,10 +84,14 @@ class LoraChoice:
         None, "What the concept is without its LoRA, such as 'woman'; keeps the merge from changing that.", kind="text",
         metavar="TEXT",
     )  # fmt: skip
+    kind: str | None = option(
+        None, "What the LoRA shows: decides what the model draws while it is watched; default: style where trigger "
+        "and class word end with that word, else character.", kind="text", choices=KINDS, metavar="KIND",
+    )  # fmt: skip
     sha256: str | None = option(None, "What the file's hash must be.", kind="text")
     prompts: tuple[str, ...] = option(
         (), "What the model draws while the LoRA is watched, {c} for trigger and class word, {other} for something "
-        "else; default: the usual prompts.", kind="list", check=check_templates,
+        "else; default: the usual prompts of its kind.", kind="list", check=check_templates,
     )  # fmt: skip
 
     @property

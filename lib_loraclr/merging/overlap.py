@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib_loraclr.capture.concept import Concept
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.overlap import overlap_matrix
 from lib_loraclr.formats.lora_file import FileWarning
 from lib_loraclr.formats.weighted import host_shapes, needs_base
-from lib_loraclr.merging.inputs import Concept, make_concepts, read_inputs
+from lib_loraclr.merging.inputs import make_inputs, read_inputs
 from lib_loraclr.merging.options import LoraChoice
 from lib_loraclr.merging.outcome import finite
 from lib_loraclr.model import DiffusionHost, Phase, Progress
@@ -50,9 +51,10 @@ def overlap(
         host = open_host() if open_host is not None and needs_base(loras) else None
         if host is not None:
             stack.enter_context(host.ready())
-        concepts, warnings = make_concepts(
+        inputs, warnings = make_inputs(
             choices, loras, host.base_weight if host else None, host_shapes(host) if host else None
         )
+    concepts = [item.concept for item in inputs]
     return Overlap([concept.name for concept in concepts], overlap_of(concepts, kind), warnings)
 
 

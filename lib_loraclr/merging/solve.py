@@ -1,106 +1,88 @@
-"""Statistics of a merge: what the single LoRAs see, then, round by round, what the merged model sees."""
+"""The solves of a merge: for the rounds that refine what is captured, for the distillation's start, and for the file.
+
+The merged LoRA that runs in the rounds is always gradient fusion: its result does not depend on margin or rank, so a
+merge with another margin or rank finds all rounds in the cache. Targets stay the LoRAs' own responses (dataset
+aggregation, as in DAgger).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from lib_loraclr.capture import PassLimits, StatisticsCache, capture, combine
-from lib_loraclr.core.deltas import Delta, LayerShape
+from lib_loraclr.capture import capture, combine
+from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.merge import MergedLayer, merge_layers
-from lib_loraclr.core.problem import LayerProblem, Statistics
+from lib_loraclr.core.problem import Statistics
 from lib_loraclr.core.rank import RankPolicy
-from lib_loraclr.merging.config import Plan
-from lib_loraclr.merging.inputs import Concept
-from lib_loraclr.model import DiffusionHost, Phase, Progress
-from lib_loraclr.timing import Stopwatch
+from lib_loraclr.merging.context import MergeContext
+from lib_loraclr.model import Phase
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """`teacher`: with the single LoRAs running; `all`: with every refinement round added. Layer name -> statistics.
-
-    `limits` is what the memory left of a pass.
-    """
+class CapturedInputs:
+    """Layer name -> statistics. `teacher`: with the single LoRAs running; `all`: with every round added."""
 
     teacher: Mapping[str, Statistics]
     all: Mapping[str, Statistics]
-    limits: PassLimits = field(default_factory=PassLimits)
 
 
-def gather(
-    host: DiffusionHost,
-    concepts: Sequence[Concept],
-    shapes: Mapping[str, LayerShape],
-    plan: Plan,
-    *,
-    cache: StatisticsCache,
-    progress: Progress,
-    watch: Stopwatch,
-) -> Gathered:
-    """Capture with the teachers, then `plan.rounds` times with the merge of everything gathered so far.
+def capture_inputs(context: MergeContext) -> CapturedInputs:
+    """Capture with the teachers, then `config.rounds` times with the merge of everything captured so far.
 
-    The running merge is always gradient fusion: its result does not depend on margin or rank, so a merge with another
-    margin or rank finds all rounds in the cache. Targets stay the LoRAs' own responses (dataset aggregation).
+    Empty for a method that needs no statistics. Call it while the model is ready.
     """
-    chosen = [concept.asked for concept in concepts]
-    limits = PassLimits()
-    watched = partial(capture, host, chosen, plan.capture, progress=progress, cache=cache, limits=limits)
-    with watch("capture"):
-        teacher = watched()
-    everything = teacher
-    for number in range(1, plan.rounds + 1):
-        with watch("solve"):
-            problems = problems_of(concepts, shapes, everything)
-            student = solve_student(problems, plan, progress, f"round {number} of {plan.rounds}")
-        with watch("capture"):
-            everything = combine(everything, watched(student=student, round=number))
-    return Gathered(teacher, everything, limits)
+    config, host = context.config, context.host
+    if not config.samples or host is None:
+        return CapturedInputs({}, {})
+    captured = partial(
+        capture, host, context.concepts, config.capture, progress=context.progress, cache=context.cache,
+        limits=context.limits,
+    )  # fmt: skip
+    with context.timing("capture"):
+        teacher = captured()
+    together = teacher
+    for number in range(1, config.rounds + 1):
+        with context.timing("solve"):
+            student = solve_student(context, together, f"round {number} of {config.rounds}")
+        with context.timing("capture"):
+            together = combine(together, captured(student=student, round=number))
+    return CapturedInputs(teacher, together)
 
 
-def problems_of(
-    concepts: Sequence[Concept], shapes: Mapping[str, LayerShape], statistics: Mapping[str, Statistics]
-) -> list[LayerProblem]:
-    """One problem per layer that any concept changes, sorted by name."""
-    problems: list[LayerProblem] = []
-    for name in sorted({name for concept in concepts for name in concept.deltas}):
-        deltas = [concept.deltas.get(name) for concept in concepts]
-        problems.append(LayerProblem(name, shapes[name], deltas, statistics.get(name)))
-    return problems
-
-
-def solve_student(problems: Sequence[LayerProblem], plan: Plan, progress: Progress, detail: str) -> dict[str, Delta]:
+def solve_student(context: MergeContext, statistics: Mapping[str, Statistics], detail: str) -> dict[str, Delta]:
     """The gradient fusion that runs in refinement rounds and that a distillation begins with, at its exact ranks."""
-    method, options = "gradient-fusion", plan.student_options
-    merged = solve(problems, method, options, plan=plan, progress=progress, detail=detail, measure=False)
+    options = context.config.student_options
+    merged = solve(context, statistics, "gradient-fusion", options, detail=detail, measure=False)
     return {name: layer.delta for name, layer in merged.items()}
 
 
 def solve(
-    problems: Sequence[LayerProblem],
+    context: MergeContext,
+    statistics: Mapping[str, Statistics],
     method: str,
-    options: Mapping[str, object],
+    options: Mapping[str, Any],
     *,
-    plan: Plan,
-    progress: Progress,
     phase: Phase = Phase.SOLVE,
     detail: str = "",
     rank: RankPolicy | None = None,
     correction: Mapping[str, Delta] | None = None,
     measure: bool = True,
 ) -> dict[str, MergedLayer]:
-    """Merge all layers with progress by layer."""
-    progress.phase(phase, len(problems), detail)
+    """Merge all layers on these statistics, with progress by layer; the rest is as in `core.merge.merge_layers`."""
+    problems = context.problems(statistics)
+    context.progress.phase(phase, len(problems), detail)
     return merge_layers(
         problems,
         method,
         options,
         rank=rank,
-        device=plan.device,
-        seed=plan.options.seed,
-        bytes_per_value=4 if plan.options.dtype == "fp32" else 2,
+        device=context.config.device,
+        seed=context.config.options.seed,
+        bytes_per_value=4 if context.config.options.dtype == "fp32" else 2,
         correction=correction,
-        on_layer=progress.step,
+        on_layer=context.progress.step,
         measure=measure,
     )

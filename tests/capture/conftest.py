@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_loraclr.capture import CaptureConcept
+from lib_loraclr.capture import Concept
 from lib_loraclr.core.deltas import Delta, LayerShape, LowRank
 from lib_loraclr.core.errors import Cancelled
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
@@ -63,10 +63,10 @@ def make_lora(host: StandaloneHost) -> Callable[[int], dict[str, Delta]]:
 
 
 @pytest.fixture(scope="session")
-def concepts(make_lora: Callable[[int], dict[str, Delta]]) -> list[CaptureConcept]:
+def concepts(make_lora: Callable[[int], dict[str, Delta]]) -> list[Concept]:
     return [
-        CaptureConcept("anna", "ann4", "woman", make_lora(1)),
-        CaptureConcept("rex", "r3x dog", "dog", make_lora(2)),
+        Concept("anna", "ann4", "woman", make_lora(1)),
+        Concept("rex", "r3x dog", "dog", make_lora(2)),
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib_loraclr.capture import CaptureConcept, CaptureSettings, StatisticsCache, capture
+from lib_loraclr.capture import CaptureSettings, Concept, TensorCache, capture
 from lib_loraclr.capture.cache import digest_deltas
 from lib_loraclr.capture.stored import StoredMoment, pack, unpack
 from lib_loraclr.core.deltas import Dense, LowRank
@@ -41,7 +41,7 @@ def moment(value: float, size: int = 3) -> SecondMoment:
 
 
 def test_stored_moments_behave_like_moments(tmp_path: Path) -> None:
-    cache = StatisticsCache(tmp_path)
+    cache = TensorCache(tmp_path)
     stored = cache.store("k", {"a": moment(4.0), "b": moment(6.0)}, {"prompts": ["x"]})
     assert isinstance(stored["a"], SecondMoment)
     assert torch.equal(stored["a"].mean(), torch.full((3, 3), 2.0))
@@ -60,12 +60,12 @@ def test_stored_moments_behave_like_moments(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_moments_are_kept_as_precise_as_they_were_captured(tmp_path: Path, dtype: torch.dtype) -> None:
     total = torch.full((3, 3), 1 / 3, dtype=dtype)
-    kept = StatisticsCache(tmp_path).store("k", {"a": SecondMoment(total, 2.0), "0x1:a": SecondMoment(total, 2.0)}, {})
+    kept = TensorCache(tmp_path).store("k", {"a": SecondMoment(total, 2.0), "0x1:a": SecondMoment(total, 2.0)}, {})
     assert all(kept[name].total.dtype == dtype and torch.equal(kept[name].total, total) for name in kept)
 
 
 def test_a_file_of_another_precision_is_not_found(tmp_path: Path) -> None:
-    cache = StatisticsCache(tmp_path)
+    cache = TensorCache(tmp_path)
     cache.store("k", {"a": moment(1.0)}, {})
     (path,) = tmp_path.glob("k-*.safetensors")
     file = SafetensorsFile.open(path)
@@ -76,29 +76,29 @@ def test_a_file_of_another_precision_is_not_found(tmp_path: Path) -> None:
 
 
 def test_second_capture_needs_no_sampling(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], counting: Any, tmp_path: Path
+    host: StandaloneHost, concepts: Sequence[Concept], counting: Any, tmp_path: Path
 ) -> None:
-    first = capture(host, concepts, SETTINGS, cache=StatisticsCache(tmp_path))
+    first = capture(host, concepts, SETTINGS, cache=TensorCache(tmp_path))
     progress = counting()
-    again = capture(host, concepts, SETTINGS, cache=StatisticsCache(tmp_path), progress=progress)
+    again = capture(host, concepts, SETTINGS, cache=TensorCache(tmp_path), progress=progress)
     assert (progress.steps, progress.announced) == (0, 0)
     for name, expected in first.items():
         assert torch.equal(expected.concepts[1].total, again[name].concepts[1].total)
         assert expected.concepts[1].rows == again[name].concepts[1].rows
     progress = counting()
-    subset = capture(host, concepts[1:], SETTINGS, cache=StatisticsCache(tmp_path), progress=progress)
+    subset = capture(host, concepts[1:], SETTINGS, cache=TensorCache(tmp_path), progress=progress)
     assert progress.announced == 1  # one text run: the neutral prompts have one class word less
     assert torch.equal(next(iter(subset.values())).concepts[0].total, next(iter(first.values())).concepts[1].total)
 
 
 def test_whatever_changes_the_numbers_changes_the_key(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], counting: Any, tmp_path: Path
+    host: StandaloneHost, concepts: Sequence[Concept], counting: Any, tmp_path: Path
 ) -> None:
-    cache = StatisticsCache(tmp_path)
+    cache = TensorCache(tmp_path)
     capture(host, concepts, SETTINGS, cache=cache)
     scaled = replace(concepts[0], deltas={name: delta.scaled(0.5) for name, delta in concepts[0].deltas.items()})
     renamed = replace(concepts[0], trigger="other")
-    cases: list[tuple[Sequence[CaptureConcept], CaptureSettings, int]] = [
+    cases: list[tuple[Sequence[Concept], CaptureSettings, int]] = [
         (concepts, replace(SETTINGS, steps=2), 0),
         (concepts, replace(SETTINGS, seed=1), 0),
         (concepts, replace(SETTINGS, sampler="dpmpp_2m"), 0),
@@ -115,13 +115,13 @@ def test_whatever_changes_the_numbers_changes_the_key(
 
 
 def test_more_layers_capture_only_what_is_missing(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], counting: Any, tmp_path: Path
+    host: StandaloneHost, concepts: Sequence[Concept], counting: Any, tmp_path: Path
 ) -> None:
     text_only = [
         replace(c, deltas={n: d for n, d in c.deltas.items() if n.startswith("text_encoder")}) for c in concepts
     ]
     spatial = {n: d for n, d in concepts[0].deltas.items() if "attn1.to_q" in n}
-    cache = StatisticsCache(tmp_path)
+    cache = TensorCache(tmp_path)
     capture(host, text_only, SETTINGS, cache=cache)
     progress = counting()
     # the second concept now touches UNet layers too: the first's text moments are reused, its spatial ones are new
@@ -135,11 +135,11 @@ def test_more_layers_capture_only_what_is_missing(
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "other format"])
 def test_damaged_entries_are_ignored_and_replaced(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], counting: Any, tmp_path: Path, damage: str
+    host: StandaloneHost, concepts: Sequence[Concept], counting: Any, tmp_path: Path, damage: str
 ) -> None:
     from safetensors.torch import save_file
 
-    first = capture(host, concepts[:1], SETTINGS, cache=StatisticsCache(tmp_path))
+    first = capture(host, concepts[:1], SETTINGS, cache=TensorCache(tmp_path))
     expected = {name: s.concepts[0].total.clone() for name, s in first.items()}
     for path in tmp_path.glob("*.safetensors"):
         content = path.read_bytes()
@@ -149,23 +149,23 @@ def test_damaged_entries_are_ignored_and_replaced(
         else:
             path.write_bytes({"cut": content[:-40], "empty": b"", "text": b"hello, world, this is no header"}[damage])
     progress = counting()
-    again = capture(host, concepts[:1], SETTINGS, cache=StatisticsCache(tmp_path), progress=progress)
+    again = capture(host, concepts[:1], SETTINGS, cache=TensorCache(tmp_path), progress=progress)
     assert progress.steps > 0
     assert all(torch.equal(again[name].concepts[0].total, total) for name, total in expected.items())
     progress = counting()
-    capture(host, concepts[:1], SETTINGS, cache=StatisticsCache(tmp_path), progress=progress)
+    capture(host, concepts[:1], SETTINGS, cache=TensorCache(tmp_path), progress=progress)
     assert progress.steps == 0
 
 
 def test_least_recently_used_entries_go_first(tmp_path: Path) -> None:
     size = 300  # packed: 176 KiB
-    writer = StatisticsCache(tmp_path, limit_mib=None)
+    writer = TensorCache(tmp_path, limit_mib=None)
     for number, key in enumerate(("old", "middle", "new")):
         writer.store(key, {"a": moment(1.0, size)}, {})
         for path in tmp_path.glob(f"{key}-*"):
             os.utime(path, (1000 + number, 1000 + number))
-    assert StatisticsCache(tmp_path, limit_mib=None).find("old")  # a hit makes it the most recent
-    big = StatisticsCache(tmp_path, limit_mib=1)
+    assert TensorCache(tmp_path, limit_mib=None).find("old")  # a hit makes it the most recent
+    big = TensorCache(tmp_path, limit_mib=1)
     kept = big.store("big", {"a": moment(2.0, 510)}, {})  # 509 KiB: 1037 KiB in all, 13 over the limit
     names = {path.name.partition("-")[0] for path in tmp_path.glob("*.safetensors")}
     assert names == {"old", "new", "big"}
@@ -177,7 +177,7 @@ def test_least_recently_used_entries_go_first(tmp_path: Path) -> None:
 
 
 def test_temporary_cache_lives_as_long_as_its_moments() -> None:
-    cache = StatisticsCache.temporary()
+    cache = TensorCache.temporary()
     folder = cache.folder
     stored = cache.store("k", {"a": moment(4.0)}, {})
     del cache
@@ -190,7 +190,7 @@ def test_temporary_cache_lives_as_long_as_its_moments() -> None:
 
 
 def test_open_entries_survive_a_cleaned_folder(tmp_path: Path) -> None:
-    stored = StatisticsCache(tmp_path).store("k", {"a": moment(4.0)}, {})
+    stored = TensorCache(tmp_path).store("k", {"a": moment(4.0)}, {})
     for path in tmp_path.iterdir():
         path.unlink()
     assert float(stored["a"].total[0, 0]) == 4.0
@@ -199,16 +199,16 @@ def test_open_entries_survive_a_cleaned_folder(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be made") as caught:
-        StatisticsCache(tmp_path / "file").store("k", {"a": moment(4.0)}, {})
+        TensorCache(tmp_path / "file").store("k", {"a": moment(4.0)}, {})
     assert caught.value.code == "folder-missing"
 
 
 def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LORACLR_CACHE", str(tmp_path / "here"))
-    assert StatisticsCache.default_folder() == tmp_path / "here"
+    assert TensorCache.default_folder() == tmp_path / "here"
     monkeypatch.delenv("LORACLR_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert StatisticsCache.default_folder() == tmp_path / "sd-webui-loraclr"
+    assert TensorCache.default_folder() == tmp_path / "sd-webui-loraclr"
 
 
 def test_digest_of_deltas_is_of_numbers_and_names() -> None:
@@ -227,10 +227,10 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
-    cache, given = StatisticsCache(tmp_path / "new"), tensors()
+    cache, given = TensorCache(tmp_path / "new"), tensors()
     assert cache.find_tensors("k", "factors") is None
     cache.store_tensors("k", "factors", given, {"layers": ["unet.0", "ü"]})
-    found = StatisticsCache(tmp_path / "new").find_tensors("k", "factors")
+    found = TensorCache(tmp_path / "new").find_tensors("k", "factors")
     assert found is not None
     assert {name: value.tolist() for name, value in found[0].items()} == {n: v.tolist() for n, v in given.items()}
     assert found[1] == {"layers": ["unet.0", "ü"]}
@@ -241,7 +241,7 @@ def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "moments", "empty", "notes", "no notes"])
 def test_damaged_tensors_are_not_found(tmp_path: Path, damage: str) -> None:
-    cache = StatisticsCache(tmp_path)
+    cache = TensorCache(tmp_path)
     cache.store_tensors("k", "factors", tensors(), {})
     path = tmp_path / "k-factors.safetensors"
     if damage == "cut":
@@ -256,8 +256,8 @@ def test_damaged_tensors_are_not_found(tmp_path: Path, damage: str) -> None:
 
 
 def test_tensors_are_evicted_like_moments(tmp_path: Path) -> None:
-    StatisticsCache(tmp_path).store_tensors("old", "factors", tensors(), {})
+    TensorCache(tmp_path).store_tensors("old", "factors", tensors(), {})
     os.utime(tmp_path / "old-factors.safetensors", (1, 1))
-    cache = StatisticsCache(tmp_path, limit_mib=0)
+    cache = TensorCache(tmp_path, limit_mib=0)
     cache.store_tensors("new", "factors", tensors(), {})
     assert [path.name for path in tmp_path.iterdir()] == ["new-factors.safetensors"]

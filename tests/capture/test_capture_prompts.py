@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib_loraclr.capture import CaptureSettings, prompts
+from lib_loraclr.capture.concept import guess_kind
 from lib_loraclr.core.errors import InputError
 
 
@@ -36,14 +37,24 @@ def test_phrase(trigger: str, class_word: str, expected: str) -> None:
 
 def test_styles_are_drawn_on_other_things() -> None:
     subject = CaptureSettings().templates
-    assert prompts.templates_for("otto man", subject) is subject
-    style = prompts.templates_for("warhol style", subject)
+    assert prompts.templates_for("character", "otto man", subject) is subject
+    style = prompts.templates_for("style", "by warhol", subject)
     assert all("{c}" in t for t in (*style.text, *style.sample, *style.held_out))
     assert sum("{other}" in t for t in style.sample) == len(style.sample)
-    uncalled = prompts.templates_for("", subject)
+    uncalled = prompts.templates_for("character", "", subject)
     assert not any("{c}" in t for t in (*uncalled.text, *uncalled.sample, *uncalled.held_out))
-    for templates in (style, uncalled):
+    thing = prompts.templates_for("object", "brk mug", subject)
+    assert thing.held_out == subject.held_out
+    for templates in (style, uncalled, thing):
         assert not {*templates.text, *templates.sample} & set(templates.held_out)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "class_word", "kind"),
+    [("ink style", "", "style"), ("ink", "style", "style"), ("by ink", "", "character"), ("brk", "mug", "character")],
+)
+def test_the_kind_that_version_0_1_0_took_a_lora_for(trigger: str, class_word: str, kind: str) -> None:
+    assert guess_kind(trigger, class_word) == kind
 
 
 def test_neutral_prompts_alternate_scenes_and_class_words() -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib_loraclr.capture import CaptureConcept, CaptureSettings, StatisticsCache, capture, combine
+from lib_loraclr.capture import CaptureSettings, Concept, TensorCache, capture, combine
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
@@ -65,13 +65,13 @@ def close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> bool:
 
 
 @pytest.fixture(scope="module")
-def statistics(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> Mapping[str, Any]:
+def statistics(host: StandaloneHost, concepts: Sequence[Concept]) -> Mapping[str, Any]:
     with host.ready():
         return capture(host, concepts, SETTINGS)
 
 
 def test_spatial_moments_equal_brute_force(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], statistics: Mapping[str, Any]
+    host: StandaloneHost, concepts: Sequence[Concept], statistics: Mapping[str, Any]
 ) -> None:
     prompts = [["ann4 woman in a forest", "a drawing of ann4 woman", "ann4 woman in a forest"]]
     prompts += [["r3x dog in a forest", "a drawing of r3x dog", "r3x dog in a forest"]]
@@ -90,7 +90,7 @@ def test_spatial_moments_equal_brute_force(
 
 
 def test_text_moments_equal_brute_force_with_weighted_padding(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], statistics: Mapping[str, Any]
+    host: StandaloneHost, concepts: Sequence[Concept], statistics: Mapping[str, Any]
 ) -> None:
     prompts = ["a photo of r3x dog", "r3x dog and a man"]  # {other} skips the concept's own class word
     ids, words = host.text.tokens(prompts)
@@ -107,7 +107,7 @@ def test_text_moments_equal_brute_force_with_weighted_padding(
 
 
 def test_neutral_and_held_out_moments_equal_brute_force(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], statistics: Mapping[str, Any]
+    host: StandaloneHost, concepts: Sequence[Concept], statistics: Mapping[str, Any]
 ) -> None:
     seeds = [2_000_005, 2_000_006]
     drawn = recorded(host, QUERY, lambda: host.sample(SampleRequest(["", "a photo of a woman"], seeds, 2, (64, 64))))
@@ -121,7 +121,7 @@ def test_neutral_and_held_out_moments_equal_brute_force(
 
 
 def test_student_inputs_come_from_the_merged_model(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], make_lora: Callable[[int], dict[str, Delta]]
+    host: StandaloneHost, concepts: Sequence[Concept], make_lora: Callable[[int], dict[str, Delta]]
 ) -> None:
     merged = make_lora(3)
     found = capture(host, concepts, SETTINGS, student=merged, round=2)
@@ -134,7 +134,7 @@ def test_student_inputs_come_from_the_merged_model(
 
 
 def test_which_layers_and_who_shares(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], statistics: Mapping[str, Any]
+    host: StandaloneHost, concepts: Sequence[Concept], statistics: Mapping[str, Any]
 ) -> None:
     assert set(statistics) == set(concepts[0].deltas)
     block = "unet.mid_block.attentions.0.transformer_blocks.0."
@@ -147,7 +147,7 @@ def test_which_layers_and_who_shares(
 
 
 def test_groups_over_several_passes_give_the_same_numbers(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], statistics: Mapping[str, Any], counting: Any
+    host: StandaloneHost, concepts: Sequence[Concept], statistics: Mapping[str, Any], counting: Any
 ) -> None:
     progress, one = counting(), counting()
     grouped = capture(host, concepts, replace(SETTINGS, memory_budget_mib=6), progress=progress)
@@ -162,7 +162,7 @@ def test_groups_over_several_passes_give_the_same_numbers(
             assert torch.equal(a.total, c.total), name
 
 
-def test_guidance_counts_only_the_conditional_rows(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> None:
+def test_guidance_counts_only_the_conditional_rows(host: StandaloneHost, concepts: Sequence[Concept]) -> None:
     found = capture(host, concepts[:1], replace(SETTINGS, cfg_scale=2.0))
     request = SampleRequest(["ann4 woman in a forest", "a drawing of ann4 woman"], [5, 6], 2, (64, 64), 2.0)
     last = SampleRequest(["ann4 woman in a forest"], [7], 2, (64, 64), 2.0)
@@ -175,7 +175,7 @@ def test_guidance_counts_only_the_conditional_rows(host: StandaloneHost, concept
 
 
 def test_combine_adds_moments_and_keeps_sharing(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], statistics: Mapping[str, Any]
+    host: StandaloneHost, concepts: Sequence[Concept], statistics: Mapping[str, Any]
 ) -> None:
     other = capture(host, concepts, SETTINGS, student=concepts[0].deltas, round=1)
     both = combine(statistics, other)
@@ -190,7 +190,7 @@ def test_combine_adds_moments_and_keeps_sharing(
 
 
 def test_text_preset_never_samples(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], statistics: Mapping[str, Any],
+    host: StandaloneHost, concepts: Sequence[Concept], statistics: Mapping[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     def refuse(*_: object, **__: object) -> None:
@@ -203,9 +203,7 @@ def test_text_preset_never_samples(
     assert torch.equal(found[KEY2].concepts[0].total, statistics[KEY2].concepts[0].total)
 
 
-def test_wide_layers_are_left_out_and_named(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], counting: Any
-) -> None:
+def test_wide_layers_are_left_out_and_named(host: StandaloneHost, concepts: Sequence[Concept], counting: Any) -> None:
     progress = counting()
     found = capture(host, concepts, replace(SETTINGS, max_features=300), progress=progress)
     assert CONV in found  # 32 * 9 = 288
@@ -214,10 +212,10 @@ def test_wide_layers_are_left_out_and_named(
 
 
 def test_cancel_leaves_no_hook_and_keeps_what_is_finished(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], counting: Any, tmp_path: Path
+    host: StandaloneHost, concepts: Sequence[Concept], counting: Any, tmp_path: Path
 ) -> None:
-    cache = StatisticsCache(tmp_path)
-    plain = capture(host, concepts, SETTINGS, cache=StatisticsCache(tmp_path / "other"), progress=(all_ := counting()))
+    cache = TensorCache(tmp_path)
+    plain = capture(host, concepts, SETTINGS, cache=TensorCache(tmp_path / "other"), progress=(all_ := counting()))
     for stop in (1, 3, all_.announced - 1):
         with pytest.raises(Cancelled):
             capture(host, concepts, SETTINGS, cache=cache, progress=counting(stop))
@@ -230,7 +228,7 @@ def test_cancel_leaves_no_hook_and_keeps_what_is_finished(
 
 
 def test_prompts_of_its_own_take_the_place_of_the_usual_ones(
-    host: StandaloneHost, concepts: Sequence[CaptureConcept], monkeypatch: pytest.MonkeyPatch
+    host: StandaloneHost, concepts: Sequence[Concept], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     encode = host.encode
@@ -243,7 +241,7 @@ def test_prompts_of_its_own_take_the_place_of_the_usual_ones(
     assert "a photo of r3x dog" in asked
 
 
-def test_error_inside_the_model_leaves_no_hook(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> None:
+def test_error_inside_the_model_leaves_no_hook(host: StandaloneHost, concepts: Sequence[Concept]) -> None:
     calls = 0
 
     def fail(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -261,7 +259,7 @@ def test_error_inside_the_model_leaves_no_hook(host: StandaloneHost, concepts: S
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in host.layers().values())
 
 
-def test_nothing_global_is_touched(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> None:
+def test_nothing_global_is_touched(host: StandaloneHost, concepts: Sequence[Concept]) -> None:
     torch.manual_seed(3)
     state, precision = torch.get_rng_state(), torch.get_float32_matmul_precision()
     weights = {name: module.weight.clone() for name, module in host.layers().items()}
@@ -272,10 +270,10 @@ def test_nothing_global_is_touched(host: StandaloneHost, concepts: Sequence[Capt
     assert all(torch.equal(weights[name], module.weight) for name, module in host.layers().items())
 
 
-def test_layer_that_the_model_lacks(host: StandaloneHost, concepts: Sequence[CaptureConcept]) -> None:
+def test_layer_that_the_model_lacks(host: StandaloneHost, concepts: Sequence[Concept]) -> None:
     delta = next(iter(concepts[0].deltas.values()))
     with pytest.raises(InputError) as caught:
-        capture(host, [CaptureConcept("x", "x", "", {"unet.nowhere": delta})], SETTINGS)
+        capture(host, [Concept("x", "x", "", {"unet.nowhere": delta})], SETTINGS)
     assert (caught.value.code, caught.value.key) == ("unknown-layer", "unet.nowhere")
 
 
@@ -290,7 +288,7 @@ def test_other_families(family: str, request: pytest.FixtureRequest, counting: A
             shape = LayerShape.of(module.weight.shape)
             deltas[name] = LowRank(torch.ones(shape.out_features, 1), 0.001 * torch.ones(1, shape.in_features))
     progress = counting()
-    concept = CaptureConcept("x", "xyz", "dog", deltas)
+    concept = Concept("x", "xyz", "dog", deltas)
     found = capture(host, [concept], replace(SETTINGS, size=(64, 64)), progress=progress)
     last = [name for name in deltas if name not in found]
     # SDXL takes the last but one layer, but the pooled text of the second encoder runs them all

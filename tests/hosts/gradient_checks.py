@@ -65,7 +65,7 @@ def learned(host: DifferentiableHost) -> tuple[Tensor, list[Tensor]]:
     noisy = torch.stack([first_noise(seed, (4, 8, 8)) for seed in range(len(STEPS))])
     with host.ready(), torch.enable_grad():
         with student.acting():
-            found = host.predict(noisy, STEPS, PROMPTS)
+            found = host.predict_x0(noisy, STEPS, PROMPTS)
         (found * torch.randn(found.shape, generator=values)).sum().backward()
     return found.detach(), [factor.grad for factor in student.parameters() if factor.grad is not None]
 
@@ -76,7 +76,7 @@ def check(open_host: Callable[[], Any], plain: StandaloneHost, *, inference: boo
     with inference_weights(plain) if inference else nullcontext():
         host = open_host()
         assert isinstance(host, DifferentiableHost)
-        torch.testing.assert_close(host.signal(), plain.signal(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(host.sqrt_alphas_cumprod(), plain.sqrt_alphas_cumprod(), rtol=1e-5, atol=1e-6)
         before = leftovers(plain)
         found, gradients = learned(host)
         _check_first_step(host)
@@ -94,7 +94,7 @@ def _check_first_step(host: Any) -> None:
     with host.ready():
         sampled = host.sample(SampleRequest(prompts, [3, 4], 1, (64, 64)))
         noise = torch.stack([first_noise(seed, (4, 8, 8)) for seed in (3, 4)])
-        steps = [len(host.signal()) - 1] * 2
-        assert torch.equal(host.predict(noise, steps, prompts), sampled)
+        steps = [len(host.sqrt_alphas_cumprod()) - 1] * 2
+        assert torch.equal(host.predict_x0(noise, steps, prompts), sampled)
         with torch.enable_grad():
-            assert torch.equal(host.predict(noise, steps, prompts), sampled)
+            assert torch.equal(host.predict_x0(noise, steps, prompts), sampled)

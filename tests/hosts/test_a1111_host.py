@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lib_loraclr.app.jobs import TaskProgress
-from lib_loraclr.capture import CaptureConcept, CaptureSettings, StatisticsCache, capture
+from lib_loraclr.capture import CaptureSettings, Concept, TensorCache, capture
 from lib_loraclr.core.deltas import LowRank
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.hosts.standalone import StandaloneHost
@@ -92,12 +92,12 @@ def test_statistics_equal_the_standalone_host_s(webui: Any, plain: StandaloneHos
             for name, s in shapes.items()
         }
 
-    concepts = [CaptureConcept("a", "sks cat", "cat", lora()), CaptureConcept("b", "xyz dog", "dog", lora())]
+    concepts = [Concept("a", "sks cat", "cat", lora()), Concept("b", "xyz dog", "dog", lora())]
     settings = CaptureSettings(steps=2, prompts=1, neutral_prompts=1, size=(64, 64))
     found = []
     for number, host in enumerate((webui.application.open_host(None, "auto"), plain)):
         with host.ready():
-            found.append(capture(host, concepts, settings, cache=StatisticsCache(tmp_path / str(number))))
+            found.append(capture(host, concepts, settings, cache=TensorCache(tmp_path / str(number))))
     assert set(found[0]) == set(found[1]) == set(names)
     for name in names:
         for ours, theirs in zip(found[0][name].concepts, found[1][name].concepts, strict=True):

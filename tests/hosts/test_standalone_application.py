@@ -14,7 +14,7 @@ from lib_loraclr.app.cost import expected_phases
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.weighted import find_lora
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
-from lib_loraclr.merging.config import plan_of
+from lib_loraclr.merging.config import config_of
 from lib_loraclr.merging.options import parse_merge_options
 from lib_loraclr.model import Phase
 
@@ -91,7 +91,7 @@ def test_without_a_usable_checkpoint_there_is_no_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("preset", "rounds"), [("instant", None), ("text", 2), ("full", 3), ("best", 3)])
 def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: int | None) -> None:
     raw = {"lora": ["a.safetensors"], "out": "m.safetensors", "preset": preset, "device": "cpu"}
-    plan = plan_of(parse_merge_options({**raw, "option": {} if rounds is None else {"rounds": rounds}}))
+    plan = config_of(parse_merge_options({**raw, "option": {} if rounds is None else {"rounds": rounds}}))
     names = [name for name, _ in expected_phases(plan)]
     assert names[0] is Phase.READ
     assert names[-2:] == [Phase.SOLVE, Phase.WRITE]
@@ -102,7 +102,7 @@ def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: in
 
 def test_a_longer_distillation_is_expected_to_take_longer(tmp_path: Path) -> None:
     raw = {"lora": ["a.safetensors", "b.safetensors"], "out": "m.safetensors", "device": "cpu"}
-    plans = [plan_of(parse_merge_options({**raw, "option": {"distill": steps}})) for steps in (5, 100)]
+    plans = [config_of(parse_merge_options({**raw, "option": {"distill": steps}})) for steps in (5, 100)]
     short, long = (dict(expected_phases(plan)) for plan in plans)
     assert long[Phase.LEARN] == 20 * short[Phase.LEARN] == 3 * 12 * 200
     assert long[Phase.DRAW] == short[Phase.DRAW] == (2 * 16 + 32) * (2 * 20 + 16)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from distilling import concepts, host, lessons, progress
+from distilling import concepts, dataset, host, progress
 from tiny_loras import cache, loras
 
-__all__ = ["cache", "concepts", "host", "lessons", "loras", "progress"]
+__all__ = ["cache", "concepts", "dataset", "host", "loras", "progress"]

@@ -11,10 +11,10 @@ import torch
 from tiny_loras import QUICK, Recorder, options_for
 from torch import Tensor
 
-from lib_loraclr.capture import CaptureConcept, CaptureSettings, inject
+from lib_loraclr.capture import CaptureSettings, Concept, inject
 from lib_loraclr.core.deltas import Delta, add
-from lib_loraclr.distill import DistillSettings, Lessons, record
-from lib_loraclr.distill.run import loss_weights
+from lib_loraclr.distill import DistillationDataset, DistillSettings, build_dataset
+from lib_loraclr.distill.train import loss_weights
 from lib_loraclr.formats.weighted import read_files, weighted_deltas
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.merging.options import MergeOptions
@@ -29,39 +29,39 @@ def host(tiny_sd1: Path) -> StandaloneHost:
 
 
 @pytest.fixture(scope="module")
-def concepts(host: StandaloneHost, loras: list[Path]) -> list[CaptureConcept]:
+def concepts(host: StandaloneHost, loras: list[Path]) -> list[Concept]:
     """Two LoRAs, strong enough to be in each other's way."""
     found = []
     for path in loras[:2]:
         lora = read_files([path], host.layers())[0]
         deltas, _ = weighted_deltas(lora, 3.0, 3.0, host.base_weight, None)
-        found.append(CaptureConcept(path.stem, f"{path.stem} man", "man", deltas))
+        found.append(Concept(path.stem, f"{path.stem} man", "man", deltas))
     return found
 
 
 @pytest.fixture
 def progress() -> Recorder:
-    return Recorder(phases=[("exam", 0)])
+    return Recorder(phases=[("evaluation", 0)])
 
 
 @pytest.fixture(scope="module")
-def lessons(host: StandaloneHost, concepts: list[CaptureConcept]) -> Lessons:
+def dataset(host: StandaloneHost, concepts: list[Concept]) -> DistillationDataset:
     with host.ready():
-        return record(host, concepts, SETTINGS, CAPTURE, Recorder(phases=[("record", 0)]))
+        return build_dataset(host, concepts, SETTINGS, CAPTURE, Recorder(phases=[("record", 0)]))
 
 
-def stacked(concepts: list[CaptureConcept]) -> dict[str, Delta]:
+def stacked(concepts: list[Concept]) -> dict[str, Delta]:
     names = {name for concept in concepts for name in concept.deltas}
     return {name: add([c.deltas[name] for c in concepts if name in c.deltas]) for name in sorted(names)}
 
 
-def error(host: StandaloneHost, deltas: Mapping[str, Delta], lessons: Lessons) -> float:
+def error(host: StandaloneHost, deltas: Mapping[str, Delta], dataset: DistillationDataset) -> float:
     """Mean weighted error of all rows, computed the other way: with hooks that know no gradient."""
-    weights = loss_weights(host.signal())
+    weights = loss_weights(host.sqrt_alphas_cumprod())
     with host.ready(), inject(host.layers(), deltas):
-        found = host.predict(lessons.noisy, lessons.steps, lessons.prompts)
-    squared = (found - lessons.clean).square().mean((1, 2, 3))
-    return float((squared * weights[list(lessons.steps)]).mean())
+        found = host.predict_x0(dataset.noisy, dataset.timesteps, dataset.prompts)
+    squared = (found - dataset.targets).square().mean((1, 2, 3))
+    return float((squared * weights[list(dataset.timesteps)]).mean())
 
 
 def state(host: StandaloneHost) -> tuple[Any, ...]:
@@ -74,7 +74,7 @@ def state(host: StandaloneHost) -> tuple[Any, ...]:
 
 def room_for(most: int, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """From now on the memory holds `most` rows of a prediction; the rows that each one asks for."""
-    honest, sizes = host.predict, list[int]()
+    honest, sizes = host.predict_x0, list[int]()
 
     def small(latents: Tensor, *rest: Any) -> Tensor:
         sizes.append(len(latents))
@@ -82,7 +82,7 @@ def room_for(most: int, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -
             raise RuntimeError("CUDA out of memory")
         return honest(latents, *rest)
 
-    monkeypatch.setattr(host, "predict", small)
+    monkeypatch.setattr(host, "predict_x0", small)
     return sizes
 
 

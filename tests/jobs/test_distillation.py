@@ -13,62 +13,60 @@ from distilling import CAPTURE, SETTINGS, error, room_for, stacked, state
 from tiny_loras import Recorder
 from torch import Tensor
 
-from lib_loraclr.capture import CaptureConcept, inject
+from lib_loraclr.capture import Concept, inject
 from lib_loraclr.capture.prompts import HELD_OUT_TEMPLATES, TEXT_TEMPLATES
 from lib_loraclr.core.deltas import Delta, Dense, LowRank
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.distill import DistillSettings, Lessons, distill, record, run
-from lib_loraclr.distill.lessons import sampled_steps
-from lib_loraclr.distill.run import LossScale, learning_rates
+from lib_loraclr.distill import DistillationDataset, DistillSettings, build_dataset, distill, train
+from lib_loraclr.distill.data import sampled_steps
 from lib_loraclr.distill.student import Student, factored
+from lib_loraclr.distill.train import LossScale, learning_rates
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 
 
 def test_predictions_are_those_of_the_sampler(host: StandaloneHost) -> None:
     """The first step of a run without guidance, asked for directly."""
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
-    step = len(host.signal()) - 1
+    step = len(host.sqrt_alphas_cumprod()) - 1
     with host.ready():
         conditioning = host.encode(["a photo"])
         output = host.unet(noise, step, conditioning.context).sample
-        found = host.predict(noise, [step], ["a photo"])
+        found = host.predict_x0(noise, [step], ["a photo"])
     torch.testing.assert_close(found, host.schedule.clean(noise, output, step))
 
 
 def test_lessons_are_what_the_single_loras_predict(
-    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+    host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset
 ) -> None:
-    assert [len(group) for group in lessons.groups] == [8, 8, 8]
-    assert len(lessons.steps) == len(lessons.prompts) == len(lessons.noisy) == 24
-    for concept, group in zip([*concepts, None], lessons.groups, strict=True):
+    assert [len(group) for group in dataset.groups] == [8, 8, 8]
+    assert len(dataset.timesteps) == len(dataset.prompts) == len(dataset.noisy) == 24
+    for concept, group in zip([*concepts, None], dataset.groups, strict=True):
         rows = list(group)
         deltas = {} if concept is None else concept.deltas
         with host.ready(), inject(host.layers(), deltas):
-            found = host.predict(
-                lessons.noisy[rows], [lessons.steps[k] for k in rows], [lessons.prompts[k] for k in rows]
+            found = host.predict_x0(
+                dataset.noisy[rows], [dataset.timesteps[k] for k in rows], [dataset.prompts[k] for k in rows]
             )
-        torch.testing.assert_close(found, lessons.clean[rows], rtol=1e-3, atol=1e-3)
-        assert all((concept is None) or concept.name in lessons.prompts[k] for k in rows)
-    assert [lessons.prompts[k] for k in lessons.groups[-1]].count("") >= 4  # guidance asks the empty prompt
-    assert len(set(lessons.steps)) > 12
+        torch.testing.assert_close(found, dataset.targets[rows], rtol=1e-3, atol=1e-3)
+        assert all((concept is None) or concept.name in dataset.prompts[k] for k in rows)
+    assert [dataset.prompts[k] for k in dataset.groups[-1]].count("") >= 4  # guidance asks the empty prompt
+    assert len(set(dataset.timesteps)) > 12
 
 
-def test_lessons_are_in_more_places_than_the_captured_pictures(
-    host: StandaloneHost, concepts: list[CaptureConcept]
-) -> None:
+def test_lessons_are_in_more_places_than_the_captured_pictures(host: StandaloneHost, concepts: list[Concept]) -> None:
     many = replace(SETTINGS, pictures=len(TEXT_TEMPLATES), neutral=1, levels=1)
     with host.ready():
-        found = record(host, concepts[:1], many, CAPTURE, Recorder(phases=[("record", 0)]))
+        found = build_dataset(host, concepts[:1], many, CAPTURE, Recorder(phases=[("record", 0)]))
     assert len(set(found.prompts[: len(TEXT_TEMPLATES)])) == len(TEXT_TEMPLATES) > len(CAPTURE.sample_templates)
     assert any("in the snow" in prompt for prompt in found.prompts)
-    exam = {template.format(c=f"{concepts[0].name} man", other="a dog") for template in HELD_OUT_TEMPLATES}
-    assert exam.isdisjoint(found.prompts), "an exam is no lesson"
+    evaluation = {template.format(c=f"{concepts[0].name} man", other="a dog") for template in HELD_OUT_TEMPLATES}
+    assert evaluation.isdisjoint(found.prompts), "an evaluation is no lesson"
 
 
-def test_every_step_of_progress_is_made(host: StandaloneHost, concepts: list[CaptureConcept]) -> None:
+def test_every_step_of_progress_is_made(host: StandaloneHost, concepts: list[Concept]) -> None:
     progress = Recorder(phases=[("record", 0)])
     with host.ready():
-        record(host, concepts, SETTINGS, CAPTURE, progress)
+        build_dataset(host, concepts, SETTINGS, CAPTURE, progress)
     assert len(progress.reached) == sampled_steps(2, SETTINGS, CAPTURE)
 
 
@@ -112,25 +110,25 @@ def test_factors_keep_the_delta() -> None:
 
 
 def test_it_learns_what_it_was_not_shown(
-    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+    host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset
 ) -> None:
-    """Both the lessons and others of the same teachers: fresh pictures, fresh noise."""
+    """Both the dataset and others of the same teachers: fresh pictures, fresh noise."""
     start, before = stacked(concepts), state(host)
     with host.ready():
-        found = distill(host, start, lessons, SETTINGS, Recorder(phases=[("distill", 0)]))
-        fresh = record(host, concepts, SETTINGS, replace(CAPTURE, seed=77), Recorder(phases=[("record", 0)]))
+        found = distill(host, start, dataset, SETTINGS, Recorder(phases=[("distill", 0)]))
+        fresh = build_dataset(host, concepts, SETTINGS, replace(CAPTURE, seed=77), Recorder(phases=[("record", 0)]))
     assert state(host) == before
     assert len(found.losses) == SETTINGS.steps
     assert {name: delta.rank for name, delta in found.deltas.items()} == {
         name: delta.rank for name, delta in start.items()
     }
-    assert error(host, found.deltas, lessons) < 0.7 * error(host, start, lessons)
+    assert error(host, found.deltas, dataset) < 0.7 * error(host, start, dataset)
     assert error(host, found.deltas, fresh) < 0.8 * error(host, start, fresh)
 
 
 @pytest.mark.parametrize(("steps", "share"), [(100, 1.0), (200, 1.0), (800, 0.25)])
 def test_in_more_steps_the_text_encoder_learns_slower(
-    host: StandaloneHost, concepts: list[CaptureConcept], steps: int, share: float
+    host: StandaloneHost, concepts: list[Concept], steps: int, share: float
 ) -> None:
     student = Student(host.layers(), concepts[0].deltas, host.info.device)
     rates = iter(learning_rates(student, DistillSettings(steps=steps, text_steps=200, rate=0.5)))
@@ -142,12 +140,12 @@ def test_in_more_steps_the_text_encoder_learns_slower(
 
 
 def test_the_text_encoder_can_be_left_alone(
-    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+    host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset
 ) -> None:
     start = stacked(concepts)
     with host.ready():
         settings = replace(SETTINGS, steps=2, text_steps=0)
-        found = distill(host, start, lessons, settings, Recorder(phases=[("distill", 0)])).deltas
+        found = distill(host, start, dataset, settings, Recorder(phases=[("distill", 0)])).deltas
     before = Student(host.layers(), start, host.info.device).deltas()
     moved = {name for name, delta in before.items() if not torch.equal(delta.up, found[name].up)}
     assert moved
@@ -156,22 +154,22 @@ def test_the_text_encoder_can_be_left_alone(
 
 
 def test_its_own_teacher_has_nothing_to_say(
-    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+    host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset
 ) -> None:
-    own = replace(lessons, groups=[lessons.groups[0], lessons.groups[0]])
+    own = replace(dataset, groups=[dataset.groups[0], dataset.groups[0]])
     with host.ready():
         found = distill(host, concepts[0].deltas, own, replace(SETTINGS, steps=1), Recorder(phases=[("distill", 0)]))
     assert found.losses[0] < 1e-6
 
 
 def test_less_memory_gives_the_same(
-    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons, monkeypatch: pytest.MonkeyPatch
+    host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few, start = replace(SETTINGS, steps=2), stacked(concepts)
     with host.ready():
-        whole = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
+        whole = distill(host, start, dataset, few, Recorder(phases=[("distill", 0)]))
         sizes = room_for(4, host, monkeypatch)
-        parts = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
+        parts = distill(host, start, dataset, few, Recorder(phases=[("distill", 0)]))
     assert sizes == [12, 6, 3, 3, 3, 3, 3, 3, 3, 3]
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
     for name, delta in whole.deltas.items():
@@ -179,14 +177,14 @@ def test_less_memory_gives_the_same(
 
 
 def test_an_attention_without_gradients_is_refused(
-    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons
+    host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset
 ) -> None:
     name = next(name for name in concepts[0].deltas if ".attn" in name)
     attention = host.unet.get_submodule(name.removeprefix("unet.").rpartition(".")[0])
     hook = attention.register_forward_hook(lambda module, inputs, output: output.detach())
     try:
         with host.ready(), pytest.raises(InputError, match="attention") as refused:
-            distill(host, stacked(concepts), lessons, SETTINGS, Recorder(phases=[("distill", 0)]))
+            distill(host, stacked(concepts), dataset, SETTINGS, Recorder(phases=[("distill", 0)]))
     finally:
         hook.remove()
     assert refused.value.code == "no-gradients"
@@ -194,24 +192,24 @@ def test_an_attention_without_gradients_is_refused(
 
 
 def test_half_precision_scales_the_loss_and_gives_the_same(
-    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons, monkeypatch: pytest.MonkeyPatch
+    host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On weights that are float32 after all, a power of two goes in and out without a trace."""
     few, start = replace(SETTINGS, steps=2), stacked(concepts)
     with host.ready():
-        whole = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
-        monkeypatch.setattr(run, "LossScale", lambda _: LossScale(torch.float16))
-        scaled = distill(host, start, lessons, few, Recorder(phases=[("distill", 0)]))
+        whole = distill(host, start, dataset, few, Recorder(phases=[("distill", 0)]))
+        monkeypatch.setattr(train, "LossScale", lambda _: LossScale(torch.float16))
+        scaled = distill(host, start, dataset, few, Recorder(phases=[("distill", 0)]))
     assert scaled.losses == pytest.approx(whole.losses, rel=1e-6)
     for name, delta in whole.deltas.items():
         torch.testing.assert_close(scaled.deltas[name].dense(), delta.dense(), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_that_overflow_are_left_out(
-    host: StandaloneHost, concepts: list[CaptureConcept], lessons: Lessons, monkeypatch: pytest.MonkeyPatch
+    host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first step's gradients are infinite: it changes nothing, and the second learns."""
-    honest, start, calls = host.predict, stacked(concepts), list[int]()
+    honest, start, calls = host.predict_x0, stacked(concepts), list[int]()
 
     def overflowing(latents: Tensor, *rest: Any) -> Tensor:
         found = honest(latents, *rest)
@@ -224,11 +222,11 @@ def test_gradients_that_overflow_are_left_out(
         calls.clear()
         with host.ready():
             return distill(
-                host, start, lessons, replace(SETTINGS, steps=steps), Recorder(phases=[("distill", 0)])
+                host, start, dataset, replace(SETTINGS, steps=steps), Recorder(phases=[("distill", 0)])
             ).deltas
 
-    monkeypatch.setattr(host, "predict", overflowing)
-    monkeypatch.setattr(run, "LossScale", lambda _: LossScale(torch.float16))
+    monkeypatch.setattr(host, "predict_x0", overflowing)
+    monkeypatch.setattr(train, "LossScale", lambda _: LossScale(torch.float16))
     for name, delta in learn(1).items():
         torch.testing.assert_close(delta.dense(), start[name].dense())
     found = learn(2)
@@ -279,7 +277,7 @@ def test_half_precision_keeps_gradients_that_would_vanish(tiny_sd1: Path) -> Non
         student = Student({layer: model.layers()[layer]}, {layer: delta}, model.info.device)
         noisy, wanted = torch.randn(2, 2, 4, 8, 8, generator=values)
         with model.ready(), torch.enable_grad(), student.acting():
-            prediction = model.predict(noisy, [900, 100], ["a cat", ""])
+            prediction = model.predict_x0(noisy, [900, 100], ["a cat", ""])
             (scale * 1e-6 * (prediction - wanted).square().mean()).backward()
         found[dtype, scale] = student.factors[layer][0].grad / scale
     (_, exact), (_, vanished), (_, kept) = found.items()

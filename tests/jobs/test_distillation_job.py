@@ -19,7 +19,7 @@ from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.formats.weighted import read_files, weighted_deltas
 from lib_loraclr.hosts.standalone import StandaloneHost
-from lib_loraclr.merging.config import plan_of
+from lib_loraclr.merging.config import config_of
 from lib_loraclr.merging.options import LoraChoice, MergeOptions
 from lib_loraclr.merging.pipeline import merge
 
@@ -113,7 +113,7 @@ def test_what_is_asked_and_learned_is_found_wherever_it_would_be_the_same(
     assert phases("first", distill=2) == {"Evaluating each LoRA", "Distilling"}
     assert phases("idle", distill=2, text_steps=5000) == set(), "more text steps than steps do nothing"
     assert phases("slow", distill=2, text_steps=1) == {"Distilling"}
-    assert phases("longer", distill=3) == {"Distilling"}, "the exam is the same"
+    assert phases("longer", distill=3) == {"Distilling"}, "the evaluation is the same"
 
 
 def test_a_report_measures_every_way_by_predictions(
@@ -167,7 +167,7 @@ def test_too_little_memory_leaves_the_merge_before_it(
     def full(*_: Any) -> Tensor:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(host, "predict", full)
+    monkeypatch.setattr(host, "predict_x0", full)
     before = state(host)
     options = quick_best(loras, tmp_path / "best.safetensors", tiny_sd1, cache, seed=11)
     outcome = merge(options, open_host=open_host, progress=Recorder())
@@ -193,14 +193,14 @@ def test_only_the_preset_best_of_a_merge_on_the_model_distills(
     options = MergeOptions(
         (LoraChoice(Path("x")),), tmp_path / "m", method=method, preset=preset, option={"distill": steps}
     )
-    assert plan_of(options).distill.steps == expected
+    assert config_of(options).distill.steps == expected
     twice = replace(options, lora=(*options.lora, LoraChoice(Path("y"))))
-    assert plan_of(twice).distill.steps == 2 * expected, "steps a LoRA"
+    assert config_of(twice).distill.steps == 2 * expected, "steps a LoRA"
 
 
 def test_the_text_encoders_steps_are_an_option(tmp_path: Path) -> None:
     options = MergeOptions((LoraChoice(Path("x")),), tmp_path / "m", preset="best", option={"text_steps": 70})
-    assert plan_of(options).distill.text_steps == 70
+    assert config_of(options).distill.text_steps == 70
 
 
 @pytest.mark.parametrize("missing", ["predict", "gradients"])
@@ -212,14 +212,14 @@ def test_a_model_without_gradients_leaves_the_merge_before_it(
         """A host that cannot be asked for predictions."""
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("predict", "signal"):
+            if name in ("predict_x0", "sqrt_alphas_cumprod"):
                 raise AttributeError(name)
             return getattr(host, name)
 
     opened: Any = Closed() if missing == "predict" else host
     if missing == "gradients":
-        honest = host.predict
-        monkeypatch.setattr(host, "predict", lambda *given: honest(*given).detach().requires_grad_())
+        honest = host.predict_x0
+        monkeypatch.setattr(host, "predict_x0", lambda *given: honest(*given).detach().requires_grad_())
     made = {}
     for preset in ("full", "best"):
         options = quick_best(loras, tmp_path / f"{preset}.safetensors", tiny_sd1, cache, preset=preset, seed=9)

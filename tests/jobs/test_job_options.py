@@ -10,7 +10,7 @@ import pytest
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
-from lib_loraclr.merging.config import JOB_OPTIONS, plan_of
+from lib_loraclr.merging.config import JOB_OPTIONS, config_of
 from lib_loraclr.merging.options import LoraChoice, parse_lora_argument, parse_merge_options
 from lib_loraclr.merging.recipe import load_recipe
 
@@ -96,12 +96,12 @@ def test_wrong_recipes_name_the_key(change: dict[str, Any], code: str, key: str)
 )
 def test_options_that_cannot_work(change: dict[str, Any], code: str, key: str | None) -> None:
     with pytest.raises(InputError) as caught:
-        plan_of(parse_merge_options({**GOOD, **change}))
+        config_of(parse_merge_options({**GOOD, **change}))
     assert (caught.value.code, caught.value.key) == (code, key)
 
 
 def test_instant_chooses_a_model_free_method() -> None:
-    plan = plan_of(parse_merge_options({**GOOD, "preset": "instant", "device": "cpu"}))
+    plan = config_of(parse_merge_options({**GOOD, "preset": "instant", "device": "cpu"}))
     assert plan.method.name == "sum"
     assert not plan.samples
 
@@ -131,6 +131,15 @@ def test_a_recipe_comes_back_as_it_was(tmp_path: Path) -> None:
     assert options.lora[1] == LoraChoice(Path("b"), 0.5)
     again = json.loads(json.dumps(options.as_recipe()))
     assert parse_merge_options(again) == options
+
+
+def test_the_kind_of_a_lora_survives_the_recipe() -> None:
+    options = parse_merge_options({**GOOD, "lora": [{"file": "a.safetensors", "kind": "style"}, "b.safetensors"]})
+    assert parse_merge_options(options.as_recipe()).lora[0].kind == "style"
+    assert "kind" not in options.as_recipe()["lora"][1], "nobody said one"
+    with pytest.raises(InputError) as caught:
+        parse_merge_options({**GOOD, "lora": [{"file": "a", "kind": "vehicle"}]})
+    assert (caught.value.code, caught.value.key) == ("bad-option", "lora[0].kind")
 
 
 def test_prompts_of_a_lora_are_templates_and_survive_the_recipe() -> None:
@@ -166,8 +175,8 @@ def test_a_recipe_that_is_no_json_object(tmp_path: Path, text: str) -> None:
 
 def test_a_margin_does_not_change_the_model_that_runs_in_refinement() -> None:
     given = {**GOOD, "method": "contrastive", "device": "cpu"}
-    plans = [plan_of(parse_merge_options({**given, "option": {"margin": m}, "rank": r}))
+    plans = [config_of(parse_merge_options({**given, "option": {"margin": m}, "rank": r}))
              for m, r in ((1.1, "exact"), (1.4, "8"))]  # fmt: skip
     assert plans[0].student_options == plans[1].student_options
-    ridged = plan_of(parse_merge_options({**given, "option": {"ridge": 0.01}}))
+    ridged = config_of(parse_merge_options({**given, "option": {"ridge": 0.01}}))
     assert ridged.student_options["ridge"] == 0.01

@@ -153,6 +153,22 @@ def test_the_file_holds_a_recipe_that_makes_it_again(
     assert str(loras[0].parent) not in json.dumps(metadata)
 
 
+def test_a_kind_is_what_was_said_or_what_the_words_end_with(loras: list[Path], tmp_path: Path, cache: Path) -> None:
+    """A style with prompts of its own, which no word would give away; the others say none, as in version 0.1.0."""
+    mine = ("{other} in the manner of {c}",)
+    choices = (
+        LoraChoice(loras[0], trigger="by zor", kind="style", prompts=mine),
+        LoraChoice(loras[1], trigger="kib style"),
+        LoraChoice(loras[2], trigger="vex woman"),
+    )
+    options = options_for(loras, tmp_path / "m.safetensors", None, cache, method="sum", lora=choices, option={})
+    merge(options, open_host=no_model, progress=Recorder())
+    raw, _ = load_recipe(options.out, lora_folder=loras[0].parent)
+    again = parse_merge_options({**raw, "out": str(tmp_path / "again.safetensors")})
+    assert [choice.kind for choice in again.lora] == ["style", "style", "character"]
+    assert again.lora[0].prompts == mine
+
+
 def test_a_recipe_insists_on_its_files(loras: list[Path], tmp_path: Path, cache: Path) -> None:
     wrong = (LoraChoice(loras[0], sha256="0" * 64), LoraChoice(loras[1]))
     options = options_for([], tmp_path / "m.safetensors", None, cache, quick=False, lora=wrong, method="sum")

@@ -82,7 +82,7 @@ def test_a_picture_does_not_depend_on_its_batch(host: StandaloneHost) -> None:
 def test_guidance_mixes_both_branches_and_names_the_conditional_rows(host: StandaloneHost) -> None:
     seen: list[tuple[int, slice | None]] = []
     layer = host.layers()["unet.conv_in"]
-    handle = layer.register_forward_pre_hook(lambda _, x: seen.append((len(x[0]), host.conditional_rows())))
+    handle = layer.register_forward_pre_hook(lambda _, x: seen.append((len(x[0]), host.conditional_slice())))
     try:
         one = SampleRequest(["a dog", "a cat"], [1, 2], 1, SIZE)
         guided = host.sample(SampleRequest(["a dog", "a cat"], [1, 2], 1, SIZE, cfg_scale=3.0, negative_prompt="fog"))
@@ -91,7 +91,7 @@ def test_guidance_mixes_both_branches_and_names_the_conditional_rows(host: Stand
     finally:
         handle.remove()
     assert seen == [(4, slice(2, 4)), (2, None), (2, None)]
-    assert host.conditional_rows() is None
+    assert host.conditional_slice() is None
     # one step from pure noise is linear in the model's output, so guidance can be checked on the result
     assert torch.allclose(guided, free + 3.0 * (bound - free), atol=1e-3 * float(guided.abs().max()))
 
@@ -228,7 +228,7 @@ def test_cancel_comes_out_of_the_running_step(host: StandaloneHost) -> None:
     with pytest.raises(Cancelled):
         host.sample(SampleRequest(["a dog"], [1], 5, SIZE), progress)
     assert progress.steps == 2
-    assert host.conditional_rows() is None
+    assert host.conditional_slice() is None
 
 
 @pytest.mark.parametrize(

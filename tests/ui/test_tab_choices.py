@@ -9,14 +9,21 @@ import pytest
 from ui_parts import FakeApplication, write_lora
 
 from lib_loraclr.app.application import CatalogueEntry
-from lib_loraclr.capture.prompts import EVERYTHING, SAMPLE_TEMPLATES, STYLE_SAMPLE_TEMPLATES
+from lib_loraclr.capture.prompts import EVERYTHING, OBJECT_TEMPLATES, SAMPLE_TEMPLATES, STYLE_SAMPLE_TEMPLATES
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import describe, read_lora
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.frontends.tab.cards import Card, card_html, cards_html
-from lib_loraclr.frontends.tab.choices import Choice, complete, from_recipe, parse_choices, preferred_weight
+from lib_loraclr.frontends.tab.choices import (
+    Choice,
+    complete,
+    from_recipe,
+    parse_choices,
+    preferred_weight,
+    suggested_kind,
+    usual_prompts,
+)
 from lib_loraclr.frontends.tab.facts import Facts, FileFacts
-from lib_loraclr.frontends.tab.kinds import OBJECT_TEMPLATES, guess_kind, prompts_for_job, usual_prompts
 from lib_loraclr.frontends.tab.picker import OTHER_BASE, list_html, row_html, row_of
 
 
@@ -108,23 +115,25 @@ def test_own_prompts_survive_another_kind_and_usual_ones_follow_it(folder: Path)
     ("kind", "trigger", "prompts", "expected"),
     [
         ("character", "anna", SAMPLE_TEMPLATES, ()),
-        ("object", "brk toy", OBJECT_TEMPLATES, OBJECT_TEMPLATES),
+        ("object", "brk toy", OBJECT_TEMPLATES, ()),
         ("style", "ink style", STYLE_SAMPLE_TEMPLATES, ()),
-        ("style", "by ink", STYLE_SAMPLE_TEMPLATES, STYLE_SAMPLE_TEMPLATES),
+        ("style", "by ink", STYLE_SAMPLE_TEMPLATES, ()),
         ("style", "", EVERYTHING, ()),
         ("character", "anna", ("{c} on Mars",), ("{c} on Mars",)),
     ],
 )
-def test_the_job_gets_prompts_only_where_its_own_would_differ(
-    kind: str, trigger: str, prompts: tuple[str, ...], expected: tuple[str, ...]
+def test_the_job_gets_the_kind_and_prompts_only_where_they_are_not_the_usual_ones(
+    folder: Path, kind: str, trigger: str, prompts: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
-    assert prompts_for_job(kind, trigger, "", prompts) == expected
+    card = Choice("anna", kind=kind, trigger=trigger, prompts=prompts)
+    recipe = card.as_recipe(CatalogueEntry("anna", folder / "anna.safetensors"))
+    assert (recipe["kind"], recipe.get("prompts", [])) == (kind, list(expected))
 
 
-def test_kinds_are_guessed_from_words() -> None:
-    assert guess_kind("anna_v2", "anna woman") == "character"
-    assert guess_kind("ghibli-style", "") == "style"
-    assert guess_kind("my mug", "brk") == "object"
+def test_kinds_are_suggested_from_words() -> None:
+    assert suggested_kind("anna_v2", "anna woman") == "character"
+    assert suggested_kind("ghibli-style", "") == "style"
+    assert suggested_kind("my mug", "brk") == "object"
     assert usual_prompts("character", "", "") == EVERYTHING
 
 
@@ -168,6 +177,23 @@ def test_a_recipe_without_prompts_is_merged_without_prompts_again(folder: Path, 
     card = complete(item, entry, Facts())
     assert card.kind == kind
     assert "prompts" not in card.as_recipe(entry)
+
+
+@pytest.mark.parametrize("prompts", [[], ["{other} in the manner of {c}"]])
+def test_a_style_comes_back_from_its_recipe_as_a_style(folder: Path, prompts: list[str]) -> None:
+    entry = CatalogueEntry("anna", folder / "anna.safetensors")
+    stored = {"file": "anna.safetensors", "weight": 1.0, "trigger": "by ink", "class_word": "", "kind": "style"}
+    (item,), _ = from_recipe({"inputs": [stored | ({"prompts": prompts} if prompts else {})]}, {"anna": entry})
+    again = complete(item, entry, Facts()).as_recipe(entry)
+    assert (again["kind"], again.get("prompts", [])) == ("style", prompts)
+
+
+@pytest.mark.parametrize(("kind", "prompts"), [("object", OBJECT_TEMPLATES), ("style", STYLE_SAMPLE_TEMPLATES)])
+def test_an_old_recipe_tells_its_kind_by_its_prompts(folder: Path, kind: str, prompts: tuple[str, ...]) -> None:
+    entry = CatalogueEntry("anna", folder / "anna.safetensors")
+    stored = {"file": "anna.safetensors", "trigger": "brk", "prompts": list(prompts)}
+    (item,), _ = from_recipe({"inputs": [stored]}, {"anna": entry})
+    assert complete(item, entry, Facts()).as_recipe(entry)["kind"] == kind
 
 
 def test_a_recipe_becomes_cards_and_names_what_is_missing(folder: Path) -> None:

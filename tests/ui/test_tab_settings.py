@@ -17,7 +17,7 @@ from lib_loraclr.core.methods import METHODS
 from lib_loraclr.frontends.tab import settings
 from lib_loraclr.frontends.tab.estimate import Pace, denoising_steps, estimate, file_bytes
 from lib_loraclr.frontends.tab.facts import FileFacts
-from lib_loraclr.merging.config import JOB_OPTIONS, Plan, plan_of
+from lib_loraclr.merging.config import JOB_OPTIONS, MergeConfig, config_of
 from lib_loraclr.merging.pipeline import merge
 from lib_loraclr.model import ModelInfo, SilentProgress
 
@@ -30,8 +30,8 @@ def options(folder: Path, values: dict[str, Any], *names: str) -> Any:
 
 
 def test_untouched_settings_are_the_jobs_own_defaults(folder: Path) -> None:
-    plan = plan_of(options(folder, settings.defaults()))
-    bare = plan_of(replace(plan.options, option={}))
+    plan = config_of(options(folder, settings.defaults()))
+    bare = config_of(replace(plan.options, option={}))
     assert plan == bare
     assert plan.options.out == folder / "merged.safetensors"
 
@@ -46,7 +46,7 @@ def test_only_the_chosen_methods_options_count(folder: Path) -> None:
     values = {**settings.defaults(), "preset": "instant", "method": "ties", "ties.density": 0.4, "ties.rank": 3.0}
     found = options(folder, values)
     assert found.option == {"density": 0.4, "scale": 1.0, "rank": 3}
-    assert plan_of(found).method.name == "ties"
+    assert config_of(found).method.name == "ties"
 
 
 def test_emptied_controls_mean_their_default() -> None:
@@ -119,7 +119,7 @@ def test_the_estimated_file_is_the_written_one(folder: Path) -> None:
     for dtype, rank in (("fp16", "exact"), ("fp32", "exact"), ("fp16", "fixed")):
         values = {**settings.defaults(), "preset": "instant", "method": "sum", "dtype": dtype, "overwrite": True}
         values |= {"rank_kind": rank, "rank_fixed": 3}
-        plan = plan_of(options(folder, values))
+        plan = config_of(options(folder, values))
         layouts = [FileFacts().layout(choice.file) for choice in plan.options.lora]
         expected, at_most = file_bytes(plan, layouts)
         written = merge(plan.options, open_host=None, progress=SilentProgress()).bytes  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def test_layouts_have_every_layer_with_its_sides(folder: Path) -> None:
 def test_steps_are_counted_by_hand(folder: Path) -> None:
     values = {**settings.defaults(), "gradient-fusion.rounds": 2, "capture.sampling_steps": 10}
     values |= {"capture.prompts": 5, "capture.neutral_prompts": 8, "capture.held_out_prompts": 1}
-    plan = plan_of(options(folder, values))
+    plan = config_of(options(folder, values))
     # per round: 2 LoRAs x 5 pictures + 8 neutral; three rounds; once 2 x 1 held out
     assert Passes.of(plan, 2).watched(plan.rounds) == 10 * (3 * (2 * 5 + 8) + 2 * 1)
     # four pictures a batch: 2 batches a LoRA, 2 neutral; held out 1 batch a LoRA
@@ -147,7 +147,7 @@ def test_steps_are_counted_by_hand(folder: Path) -> None:
 
 
 def test_pace_is_learned_and_a_cached_merge_samples_nothing(folder: Path) -> None:
-    plan: Plan = plan_of(options(folder, {**settings.defaults(), "preset": "full"}))
+    plan: MergeConfig = config_of(options(folder, {**settings.defaults(), "preset": "full"}))
     layouts = [FileFacts().layout(choice.file) for choice in plan.options.lora]
     pace = Pace()
     first = estimate(plan, layouts, CPU, pace)
@@ -164,11 +164,11 @@ def test_pace_is_learned_and_a_cached_merge_samples_nothing(folder: Path) -> Non
 
 def test_a_distillation_is_counted_by_hand(folder: Path) -> None:
     values = {**settings.defaults(), "preset": "best", "capture.sampling_steps": 10, "capture.distill": 50}
-    plan = plan_of(options(folder, values))
+    plan = config_of(options(folder, values))
     layouts = [FileFacts().layout(choice.file) for choice in plan.options.lora]
     pace = Pace()
     pace.learn(CPU, plan, 1, 1.0)  # one second a picture and step
-    found, without = (estimate(p, layouts, CPU, pace) for p in (plan, plan_of(options(folder, {**values, **FULL}))))
+    found, without = (estimate(p, layouts, CPU, pace) for p in (plan, config_of(options(folder, {**values, **FULL}))))
     # 2 LoRAs x 16 pictures in 4 batches, 32 neutral ones in 8, each batch 10 sampling steps and 16 noise levels;
     # the exam: 2 LoRAs x 2 pictures and 4 neutral ones, three batches of 8 levels, and three models that answer
     exam = 3 * (10 + 8) + 3
@@ -187,7 +187,7 @@ def test_a_memory_budget_caps_the_memory_and_costs_passes(folder: Path, tmp_path
     big = write_lora(tmp_path / "big.safetensors", 1)
     layouts = [FileFacts().layout(big)] * 2
     values = {**settings.defaults(), **FULL, "capture.memory_budget": 1}
-    plan = plan_of(options(folder, values))
+    plan = config_of(options(folder, values))
     wide = [[replace(item, in_features=1024) for item in items] for items in layouts]
     # four inputs of 1024: q and k of the two attentions, text and feed-forward; on the CPU 8 MiB each, elsewhere 4
     assert estimate(plan, wide, CPU, Pace()).steps == 32 * estimate(plan, layouts, CPU, Pace()).steps

@@ -19,7 +19,7 @@ from lib_loraclr.app.cost import expected_phases
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.core.memory import out_of_memory
 from lib_loraclr.formats.output import check_job_output
-from lib_loraclr.merging.config import plan_of
+from lib_loraclr.merging.config import config_of
 from lib_loraclr.merging.options import MergeOptions
 from lib_loraclr.merging.pipeline import merge
 from lib_loraclr.model import Phase
@@ -41,7 +41,7 @@ class Work:
 
     def start(self, options: MergeOptions, task_id: str | None = None) -> str:
         """Begin a merge and return its task id. Raises what is wrong with the options, "task-exists", "queue-full"."""
-        plan = plan_of(options)
+        plan = config_of(options)
         check_job_output(
             options.out, ".safetensors", overwrite=options.overwrite, inputs=[one.file for one in options.lora]
         )

@@ -67,7 +67,7 @@ def _add_inputs(add: Callable[..., object]) -> None:
         "options on the command line win",
     )
     add_fields(add, options, INPUT)
-    for field in (options["lora"], choice["trigger"], choice["class_word"]):
+    for field in (options["lora"], choice["trigger"], choice["class_word"], choice["kind"]):
         add(flag_of(field), dest="events", action=InOrder, metavar=field.metavar, help=help_of(field))
     add(
         "--lora-dir", metavar="DIR", help="where the inputs of a recipe read from a merged file are; default: beside it"
@@ -111,7 +111,7 @@ def options_of(parsed: argparse.Namespace) -> MergeOptions:
     if parsed.events:
         raw["lora"] = [_lora_entry(entry, folder) for entry in pair(parsed.events)]
         if not raw["lora"]:
-            raise InputError("bad-arguments", "--trigger and --class-word each need a --lora.", key="trigger")
+            raise InputError("bad-arguments", "--trigger, --class-word and --kind each need a --lora.", key="trigger")
     if parsed.option:
         in_recipe = raw.get("option")
         raw["option"] = {**(in_recipe if isinstance(in_recipe, dict) else {}), **dict(map(_option, parsed.option))}

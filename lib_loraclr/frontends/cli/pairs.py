@@ -27,8 +27,8 @@ class InOrder(argparse.Action):
         setattr(namespace, self.dest, events)
 
 
-def pair(events: Sequence[Event], belonging: Sequence[str] = ("trigger", "class_word")) -> list[dict[str, str]]:
-    """Events to one mapping per LoRA: {"lora": …, "trigger": …, "class_word": …}.
+def pair(events: Sequence[Event], belonging: Sequence[str] = ("trigger", "class_word", "kind")) -> list[dict[str, str]]:
+    """Events to one mapping per LoRA: {"lora": …, "trigger": …, "class_word": …, "kind": …}.
 
     As many triggers as LoRAs are paired in order; fewer belong to the LoRA that stands before each of them. Raises
     InputError for a trigger that has no LoRA and for two at one LoRA.

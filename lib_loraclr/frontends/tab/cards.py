@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from html import escape
 
 from lib_loraclr.app.application import CatalogueEntry
+from lib_loraclr.capture.concept import KINDS
 from lib_loraclr.frontends.tab.choices import Choice
 from lib_loraclr.frontends.tab.facts import Facts
-from lib_loraclr.frontends.tab.kinds import KINDS
 from lib_loraclr.frontends.tab.picker import picture_html
 from lib_loraclr.frontends.words import note, tag
 
@@ -88,8 +88,8 @@ def _input(choice: Choice, field: str, kind: str, value: str, **attributes: str)
 
 def _select(choice: Choice) -> str:
     options = "".join(
-        f'<option value="{value}"{" selected" if value == choice.kind else ""}>{label}</option>'
-        for value, label in KINDS.items()
+        f'<option value="{value}"{" selected" if value == choice.kind else ""}>{value.title()}</option>'
+        for value in KINDS
     )
     name = escape("kind " + choice.name, quote=True)
     return f'<select data-field="kind" aria-label="{name}">{options}</select>'

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lib_loraclr.app.application import CatalogueEntry
+from lib_loraclr.capture.concept import KINDS, class_word_in, guess_kind
+from lib_loraclr.capture.prompts import phrase, templates_for
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.frontends.tab.facts import Facts
-from lib_loraclr.frontends.tab.kinds import KINDS, guess_kind, is_usual, prompts_for_job, unprompted_kind, usual_prompts
-from lib_loraclr.merging.inputs import class_word_in
 
 MOST = 1000  # LoRAs in one merge; a request with more is not the page's
+OBJECT_WORDS = frozenset((
+    "robot", "toy", "doll", "car", "vehicle", "house", "building", "chair", "lamp", "bag", "backpack", "shoe", "hat",
+    "dress", "shirt", "sword", "vase", "cup", "bottle", "plant", "flower", "clothes", "armor", "weapon", "mug",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,12 @@ class Choice:
             "weight": _number(self.weight, self.name),
             "trigger": self.trigger.strip(),
             "class_word": self.class_word.strip(),
+            "kind": self.kind,
         }
         if self.te_weight.strip():
             recipe["te_weight"] = _number(self.te_weight, self.name)
-        prompts = prompts_for_job(self.kind, self.trigger, self.class_word, self.prompts)
-        return recipe | ({"prompts": list(prompts)} if prompts else {})
+        usual = usual_prompts(self.kind, self.trigger, self.class_word)
+        return recipe | ({"prompts": list(self.prompts)} if self.prompts and self.prompts != usual else {})
 
 
 def parse_choices(raw: Any) -> list[dict[str, str]]:
@@ -74,7 +80,7 @@ def complete(item: Mapping[str, str], entry: CatalogueEntry, facts: Facts) -> Ch
     if trigger is None:
         trigger = noted.strip() if isinstance(noted, str) and noted.strip() else next(iter(facts.triggers), "")
     kind = item.get("kind", "")
-    kind = kind if kind in KINDS else guess_kind(entry.name, trigger)
+    kind = kind if kind in KINDS else suggested_kind(entry.name, trigger)
     class_word = item.get("class_word", class_word_in(trigger))
     lines = (line.strip() for line in item.get("prompts", "").splitlines())
     prompts = tuple(line for line in lines if line)
@@ -82,6 +88,24 @@ def complete(item: Mapping[str, str], entry: CatalogueEntry, facts: Facts) -> Ch
         prompts = usual_prompts(kind, trigger, class_word)
     weight = item.get("weight", f"{preferred_weight(known):g}")
     return Choice(entry.name, weight, item.get("te_weight", ""), kind, trigger, class_word, prompts)
+
+
+def suggested_kind(name: str, trigger: str) -> str:
+    """The kind that a new card shows, from the words of its name and trigger; the user sees it and may change it."""
+    words = set(re.split(r"[^a-z]+", f"{name} {trigger}".lower()))
+    if "style" in words:
+        return "style"
+    return "object" if words & OBJECT_WORDS else "character"
+
+
+def usual_prompts(kind: str, trigger: str, class_word: str) -> tuple[str, ...]:
+    """The prompts that a card shows before anybody edits them."""
+    return templates_for(kind, phrase(trigger, class_word)).sample
+
+
+def is_usual(prompts: tuple[str, ...]) -> bool:
+    """Whether the prompts are those of some kind, so that another kind may replace them."""
+    return not prompts or prompts in {usual_prompts(kind, word, "") for kind in KINDS for word in ("", "x")}
 
 
 def preferred_weight(user_metadata: Mapping[str, Any]) -> float:
@@ -98,7 +122,7 @@ def from_recipe(
 
     Files are found by their stem, as the hosts find them.
     """
-    found: list[dict[str, str]] = []
+    cards: list[dict[str, str]] = []
     missing: list[str] = []
     for stored in recipe.get("inputs", ()):
         if not isinstance(stored, Mapping):
@@ -115,12 +139,21 @@ def from_recipe(
         item |= {name: str(stored[name]) for name in ("trigger", "class_word") if name in stored}
         if isinstance(stored.get("prompts"), list):
             item["prompts"] = "\n".join(map(str, stored["prompts"]))
-            own = tuple(stored["prompts"])
-            item["kind"] = next((kind for kind in KINDS if usual_prompts(kind, "x", "") == own), "character")
-        elif "trigger" in item:  # a guess would change what the merge was made with
-            item["kind"] = unprompted_kind(item["trigger"], item.get("class_word", ""))
-        found.append(item)
-    return found, missing
+        kind = stored.get("kind") or _kind_in_0_1(stored)
+        if kind in KINDS:
+            item["kind"] = kind
+        cards.append(item)
+    return cards, missing
+
+
+def _kind_in_0_1(stored: Mapping[str, Any]) -> str | None:
+    """What version 0.1.0, whose recipes name no kind, merged this input as; None where nothing tells."""
+    if isinstance(stored.get("prompts"), list):
+        prompts = tuple(stored["prompts"])
+        return next((kind for kind in KINDS if usual_prompts(kind, "x", "") == prompts), "character")
+    if "trigger" in stored:
+        return guess_kind(str(stored["trigger"]), str(stored.get("class_word", "")))
+    return None
 
 
 def _number(text: str, name: str) -> float:

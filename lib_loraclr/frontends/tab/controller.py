@@ -25,7 +25,7 @@ from lib_loraclr.frontends.tab.preview import Grid, GridRequest, Subject, grid_h
 from lib_loraclr.frontends.tab.result import MergeResult, result_html
 from lib_loraclr.frontends.tab.runner import Runner
 from lib_loraclr.frontends.words import note, time_text
-from lib_loraclr.merging.config import Plan, plan_of
+from lib_loraclr.merging.config import MergeConfig, config_of
 from lib_loraclr.merging.options import MergeOptions
 from lib_loraclr.merging.pipeline import merge
 from lib_loraclr.model import Phase, Progress
@@ -225,7 +225,7 @@ class TabController:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _merge(self, plan: Plan, choices: Sequence[Choice], report: bool, progress: Progress) -> MergeResult:
+    def _merge(self, plan: MergeConfig, choices: Sequence[Choice], report: bool, progress: Progress) -> MergeResult:
         def open_host(checkpoint: Path | None, device: str) -> Any:
             return self.application.open_host(checkpoint, device)
 
@@ -287,7 +287,7 @@ class TabController:
             cards.append(Card(chosen.complete(item, entry, facts), entry, facts, picture))
         return cards, missing
 
-    def _plan(self, cards: Sequence[Card], values: Mapping[str, Any]) -> Plan:
+    def _plan(self, cards: Sequence[Card], values: Mapping[str, Any]) -> MergeConfig:
         model = self.application.model()
         options: MergeOptions = settings.options_of(
             values,
@@ -296,9 +296,9 @@ class TabController:
             cache=self.application.cache_folder(),
             device=str(model.device) if model else "auto",
         )
-        return plan_of(options)
+        return config_of(options)
 
-    def _signature(self, plan: Plan) -> str:
+    def _signature(self, plan: MergeConfig) -> str:
         """What decides which statistics a merge needs."""
         model = self.application.model()
         loras = [(str(c.file), c.weight, c.text_weight, c.trigger, c.class_word, c.prompts) for c in plan.options.lora]

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from lib_loraclr.app.cost import Passes
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.moments import moment_dtype
-from lib_loraclr.distill.exam import exam_steps
-from lib_loraclr.distill.lessons import sampled_steps
+from lib_loraclr.distill.data import sampled_steps
+from lib_loraclr.distill.evaluate import exam_steps
 from lib_loraclr.frontends.tab.facts import Layout
 from lib_loraclr.frontends.words import memory_text, size_text, tag, time_text
-from lib_loraclr.merging.config import Plan
+from lib_loraclr.merging.config import MergeConfig
 from lib_loraclr.model import ModelInfo
 
 LAYER_OVERHEAD = 420  # bytes of header and alpha a layer, as in core.rank
@@ -32,12 +32,12 @@ class Pace:
 
     seconds: dict[tuple[str, int, str], float] = field(default_factory=dict[tuple[str, int, str], float])
 
-    def learn(self, model: ModelInfo, plan: Plan, picture_steps: float, seconds: float) -> None:
+    def learn(self, model: ModelInfo, plan: MergeConfig, picture_steps: float, seconds: float) -> None:
         """From a capture that had to run for all of its steps."""
         if picture_steps >= 1 and seconds > 0:
             self.seconds[self._key(model, plan)] = seconds / picture_steps
 
-    def of(self, model: ModelInfo, plan: Plan) -> tuple[float, bool]:
+    def of(self, model: ModelInfo, plan: MergeConfig) -> tuple[float, bool]:
         """(seconds a step, whether measured)."""
         key = self._key(model, plan)
         if key in self.seconds:
@@ -47,7 +47,7 @@ class Pace:
         return guess * max(width * height / 512**2, 0.02), False
 
     @staticmethod
-    def _key(model: ModelInfo, plan: Plan) -> tuple[str, int, str]:
+    def _key(model: ModelInfo, plan: MergeConfig) -> tuple[str, int, str]:
         width = (plan.capture.size or (model.native_size,))[0]
         return model.name, width, str(model.device)
 
@@ -70,7 +70,7 @@ class Estimate:
 
 
 def estimate(
-    plan: Plan, layouts: Sequence[Sequence[Layout]], model: ModelInfo | None, pace: Pace, *, cached: bool = False
+    plan: MergeConfig, layouts: Sequence[Sequence[Layout]], model: ModelInfo | None, pace: Pace, *, cached: bool = False
 ) -> Estimate:
     """For the chosen files' layouts; `cached` when a merge with these inputs and capture settings was done before."""
     count = len(layouts)
@@ -132,7 +132,7 @@ def merged_ranks(layouts: Sequence[Sequence[Layout]]) -> Mapping[str, tuple[int,
     return found
 
 
-def file_bytes(plan: Plan, layouts: Sequence[Sequence[Layout]]) -> tuple[float, bool]:
+def file_bytes(plan: MergeConfig, layouts: Sequence[Sequence[Layout]]) -> tuple[float, bool]:
     """(bytes, whether it is only an upper bound)."""
     value_bytes = 4 if plan.options.dtype == "fp32" else 2
     ranks = merged_ranks(layouts)
@@ -144,7 +144,7 @@ def file_bytes(plan: Plan, layouts: Sequence[Sequence[Layout]]) -> tuple[float, 
 
 
 def _solve_seconds(
-    plan: Plan, layouts: Sequence[Sequence[Layout]], widths: Mapping[str, int], model: ModelInfo | None
+    plan: MergeConfig, layouts: Sequence[Sequence[Layout]], widths: Mapping[str, int], model: ModelInfo | None
 ) -> float:
     layers = merged_ranks(layouts)
     device = model.device.type if model else "cpu"

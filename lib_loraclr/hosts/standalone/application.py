@@ -12,7 +12,7 @@ import torch
 from lib_loraclr.app.application import JobState
 from lib_loraclr.app.catalogue import FolderCatalogue
 from lib_loraclr.app.jobs import TaskBoard, TaskProgress
-from lib_loraclr.capture import StatisticsCache
+from lib_loraclr.capture import TensorCache
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.hosts.standalone.architecture import family_of, read_architecture
@@ -82,7 +82,7 @@ class StandaloneApplication:
 
     def cache_folder(self) -> Path | None:
         """The folder given at the start, else the user's cache folder."""
-        return self.cache or StatisticsCache.default_folder()
+        return self.cache or TensorCache.default_folder()
 
     def job(
         self, title: str, task_id: str, phases: Sequence[tuple[Phase, float]] = ()

@@ -21,7 +21,7 @@ from .text import Conditioning, TextStack
 
 
 class StandaloneHost:
-    """One loaded checkpoint. Not for two threads at once: `conditional_rows` describes the call that is running."""
+    """One loaded checkpoint. Not for two threads at once: `conditional_slice` describes the call that is running."""
 
     def __init__(
         self, name: str, sha256: str, architecture: Architecture, unet: nn.Module, encoders: Sequence[nn.Module],
@@ -61,12 +61,12 @@ class StandaloneHost:
         """Conditioning of every prompt; longer prompts are cut into chunks of 75 tokens, all rows equally many."""
         return self.text.encode(list(prompts), self._info.device)
 
-    def word_rows(self) -> Tensor | None:
-        """While the text encoder or `unet_call` runs: (batch, tokens), False on padding; None otherwise."""
+    def token_mask(self) -> Tensor | None:
+        """While the text encoder or K/V layers run: (batch, tokens), False on padding; None otherwise."""
         return self.text.words
 
     @torch.no_grad()
-    def unet_call(self, conditioning: Conditioning) -> None:
+    def run_cross_attention_kv(self, conditioning: Conditioning) -> None:
         """Cross-attention keys and values see nothing but the conditioning: call just these layers."""
         context = conditioning.context.to(self._info.dtype)
         with self.text.running(conditioning.words):
@@ -102,23 +102,23 @@ class StandaloneHost:
         with nullcontext() if regions is None else regions.running():
             return SAMPLERS[request.sampler](self.schedule, denoise, noise, request.steps)
 
-    def signal(self) -> Tensor:
-        """alpha of every training step, (steps,) float64."""
-        return self.schedule.signal
+    def sqrt_alphas_cumprod(self) -> Tensor:
+        """Of every timestep, (timesteps,) float64."""
+        return self.schedule.sqrt_alphas_cumprod
 
-    def predict(self, latents: Tensor, steps: Sequence[int], prompts: Sequence[str]) -> Tensor:
+    def predict_x0(self, latents: Tensor, timesteps: Sequence[int], prompts: Sequence[str]) -> Tensor:
         """x0 (n, c, h, w), float32, of the conditional branch, in the grad mode that is on."""
         condition = self.text.encode(list(prompts), self._info.device)
         height, width = (side * self._factor for side in latents.shape[-2:])
         extra = self._size_embedding(condition, (width, height))
         latents = latents.to(self._info.device, torch.float32)
-        times = torch.tensor(list(steps), device=self._info.device)
+        times = torch.tensor(list(timesteps), device=self._info.device)
         output = self.unet(
             latents.to(self._info.dtype), times, condition.context.to(self._info.dtype), added_cond_kwargs=extra
         ).sample.float()
-        return torch.stack([self.schedule.clean(*row) for row in zip(latents, output, steps, strict=True)])
+        return torch.stack([self.schedule.clean(*row) for row in zip(latents, output, timesteps, strict=True)])
 
-    def conditional_rows(self) -> slice | None:
+    def conditional_slice(self) -> slice | None:
         """Batch rows of the conditional branch in the UNet call that is running; None: all."""
         return self._rows
 

@@ -11,7 +11,7 @@ from modules import launch_utils, shared, util
 
 from lib_loraclr.app.application import JobState
 from lib_loraclr.app.jobs import TaskBoard
-from lib_loraclr.capture import StatisticsCache
+from lib_loraclr.capture import TensorCache
 from lib_loraclr.hosts.webui import settings
 from lib_loraclr.hosts.webui.catalogue import WebuiCatalogue
 from lib_loraclr.hosts.webui.progress import WebuiProgress, interrupted, webui_job
@@ -60,7 +60,7 @@ class WebuiApplication:
 
     def cache_folder(self) -> Path | None:
         """By the user's settings."""
-        return settings.cache_folder(StatisticsCache.default_folder())
+        return settings.cache_folder(TensorCache.default_folder())
 
     @property
     def open_folder(self) -> Callable[[], None] | None:

@@ -63,15 +63,15 @@ class WebuiHost:
         with torch.no_grad():
             return self._encoded(prompts)
 
-    def word_rows(self) -> Tensor | None:
-        """While the text encoder or `unet_call` runs: (batch, tokens), False on padding; None otherwise."""
+    def token_mask(self) -> Tensor | None:
+        """While the text encoder or K/V layers run: (batch, tokens), False on padding; None otherwise."""
         return self._words.current
 
-    def conditional_rows(self) -> slice | None:
+    def conditional_slice(self) -> slice | None:
         """Batch rows of the conditional branch in the UNet call that is running; None: all."""
         return self._rows
 
-    def unet_call(self, conditioning: Conditioning) -> None:
+    def run_cross_attention_kv(self, conditioning: Conditioning) -> None:
         """Cross-attention keys and values see nothing but the conditioning: call just these layers."""
         self.check()
         with torch.no_grad(), self._model_scope(), self._words.whole(conditioning.words):
@@ -111,18 +111,18 @@ class WebuiHost:
             call = self._denoiser(both, request.size)
             return SAMPLERS[request.sampler](self._schedule, denoise, noise.to(self._info.device), request.steps)
 
-    def signal(self) -> Tensor:
-        """alpha of every training step, (steps,) float64."""
-        return self._schedule.signal
+    def sqrt_alphas_cumprod(self) -> Tensor:
+        """Of every timestep, (timesteps,) float64."""
+        return self._schedule.sqrt_alphas_cumprod
 
-    def predict(self, latents: Tensor, steps: Sequence[int], prompts: Sequence[str]) -> Tensor:
+    def predict_x0(self, latents: Tensor, timesteps: Sequence[int], prompts: Sequence[str]) -> Tensor:
         """x0 (n, c, h, w), float32, of the conditional branch, in the grad mode that is on."""
         condition = self._encoded(prompts)
         height, width = (side * LATENT_FACTOR for side in latents.shape[-2:])
         with self._model_scope():
             call = self._denoiser(condition, (width, height))
             with self._gradients([self._diffusion]):
-                return call(latents.to(self._info.device, torch.float32), steps).float()
+                return call(latents.to(self._info.device, torch.float32), timesteps).float()
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures through the WebUI's VAE, uint8 (n, h, w, 3) on the CPU."""

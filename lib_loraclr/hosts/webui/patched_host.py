@@ -22,7 +22,7 @@ from lib_loraclr.samplers import Schedule
 
 
 class PatchedHost(WebuiHost):
-    """One loaded engine. Not for two threads at once: `conditional_rows` describes the call that is running.
+    """One loaded engine. Not for two threads at once: `conditional_slice` describes the call that is running.
 
     `encoders` are (name inside the text patcher, transformers' model), `sigmas` the noise level of every training step.
     Subclasses implement `_backup`, `_load_texts`, `_prepare`, `_cleanup`, `_empty_cache` and `_plain_settings`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lib_loraclr.merging.report.data import MergeReport, Variant
+from lib_loraclr.merging.report.data import MergeReport, MethodVariant
 from lib_loraclr.merging.report.view import render_html
 
-__all__ = ["MergeReport", "Variant", "render_html"]
+__all__ = ["MergeReport", "MethodVariant", "render_html"]

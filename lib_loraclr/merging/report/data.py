@@ -16,7 +16,7 @@ REPORT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Variant:
+class MethodVariant:
     """One way to merge the same inputs, measured on the same held-out statistics."""
 
     label: str
@@ -56,7 +56,7 @@ class MergeReport:
     overlap: Sequence[Sequence[float]]
     concepts: Sequence[ConceptFidelity] = ()
     by_prediction: bool = False
-    variants: Sequence[Variant] = ()
+    variants: Sequence[MethodVariant] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_mib: float = 0.0
     warnings: Sequence[FileWarning] = ()

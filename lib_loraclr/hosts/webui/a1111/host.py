@@ -22,7 +22,7 @@ from lib_loraclr.samplers import Schedule
 
 
 class A1111Host(WebuiHost):
-    """One loaded model. Not for two threads at once: `conditional_rows` describes the call that is running."""
+    """One loaded model. Not for two threads at once: `conditional_slice` describes the call that is running."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)

@@ -19,7 +19,7 @@ from lib_loraclr.hosts.webui.patched_host import PatchedHost
 
 
 class ForgeHost(PatchedHost):
-    """One loaded engine. Not for two threads at once: `conditional_rows` describes the call that is running."""
+    """One loaded engine. Not for two threads at once: `conditional_slice` describes the call that is running."""
 
     def __init__(self, engine: Any) -> None:
         model = engine.forge_objects_original.unet.model

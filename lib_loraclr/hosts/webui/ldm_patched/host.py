@@ -15,7 +15,7 @@ from lib_loraclr.hosts.webui.patched_host import PatchedHost
 
 
 class LdmPatchedHost(PatchedHost):
-    """One loaded model. Not for two threads at once: `conditional_rows` describes the call that is running."""
+    """One loaded model. Not for two threads at once: `conditional_slice` describes the call that is running."""
 
     def __init__(self, model: Any) -> None:
         sigmas = model.forge_objects_original.unet.model.model_sampling.sigmas

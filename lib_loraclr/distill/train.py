@@ -13,7 +13,7 @@ from lib_loraclr.core.deltas import Delta, LowRank
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.memory import out_of_memory, release_memory
-from lib_loraclr.distill.lessons import Lessons
+from lib_loraclr.distill.data import DistillationDataset
 from lib_loraclr.distill.settings import DistillSettings
 from lib_loraclr.distill.student import Student
 from lib_loraclr.model import DifferentiableHost, Progress
@@ -30,41 +30,41 @@ class Distilled:
     losses: Sequence[float]
 
 
-def loss_weights(signal: Tensor) -> Tensor:
-    """Weight of the squared error of x0 at every training step: min(SNR, 5) + 0.5, (steps,) float32.
+def loss_weights(sqrt_alphas_cumprod: Tensor) -> Tensor:
+    """Weight of the squared error of x0 at every timestep: min(SNR, 5) + 0.5, (timesteps,) float32.
 
     The first term is Min-SNR (Hang et al. 2023). It asks for next to nothing in the noisiest steps, where the prompt
     decides who is in the picture; the floor is what a loss on v has there.
     """
-    snr = signal**2 / (1 - signal**2)
+    snr = sqrt_alphas_cumprod**2 / (1 - sqrt_alphas_cumprod**2)
     return (snr.clamp(max=GAMMA) + FLOOR).float()
 
 
 def distill(
     host: DifferentiableHost,
     start: Mapping[str, Delta],
-    lessons: Lessons,
+    dataset: DistillationDataset,
     settings: DistillSettings,
     progress: Progress,
     *,
     seed: int = 0,
 ) -> Distilled:
-    """Adam from `start` on `settings.steps` batches of the lessons, concepts and neutral rows in fixed shares.
+    """Adam from `start` on `settings.steps` batches of the dataset, concepts and neutral rows in fixed shares.
 
     Call it inside `host.ready()`. Whatever `progress` raises to cancel passes through; hooks are gone afterwards, and
     the model's weights are never touched. Where the memory does not suffice, a step is made in halves of its rows.
     Raises InputError "no-gradients".
     """
     student = Student(host.layers(), start, host.info.device)
-    weights = loss_weights(host.signal())
-    order, at_once, losses = _Order(lessons.groups, settings, seed), settings.rows, list[float]()
+    weights = loss_weights(host.sqrt_alphas_cumprod())
+    order, micro_batch_size, losses = _Order(dataset.groups, settings, seed), settings.rows, list[float]()
     factors, sizes = student.parameters(), learning_rates(student, settings)
     adam = torch.optim.Adam([{"params": [f], "lr": s} for f, s in zip(factors, sizes, strict=True)], betas=(0.9, 0.99))
     scale = LossScale(host.info.dtype)
     with exact_float32(), torch.enable_grad(), student.acting():
         for step in range(settings.steps):
             rows = order.next()
-            loss, at_once = _backward(host, lessons, rows, weights, at_once, adam, scale.value)
+            loss, micro_batch_size = _backward(host, dataset, rows, weights, micro_batch_size, adam, scale.value)
             losses.append(loss)
             if step == 0:
                 _check_reach(student)
@@ -79,11 +79,11 @@ def distill(
 def learning_rates(student: Student, settings: DistillSettings) -> list[float]:
     """Of every factor, in the order of `student.parameters()`: its root mean square times the rate of its part."""
     text = settings.rate * min(1.0, settings.text_steps / max(1, settings.steps))
-    found: list[float] = []
+    rates: list[float] = []
     for name, pair in student.factors.items():
         rate = text if name.startswith("text_encoder") else settings.rate
-        found += [rate * float(factor.detach().square().mean().sqrt()) for factor in pair]
-    return found
+        rates += [rate * float(factor.detach().square().mean().sqrt()) for factor in pair]
+    return rates
 
 
 def _check_reach(student: Student) -> None:
@@ -109,11 +109,11 @@ class LossScale:
 
     def undo(self, factors: Sequence[Tensor]) -> bool:
         """Take the factor out of the gradients. False where they overflowed: the next step's factor is half of it."""
-        given = [factor.grad for factor in factors if factor.grad is not None]
-        if self.narrow and given and not bool(torch.stack([gradient.isfinite().all() for gradient in given]).all()):
+        gradients = [factor.grad for factor in factors if factor.grad is not None]
+        if self.narrow and gradients and not bool(torch.stack([g.isfinite().all() for g in gradients]).all()):
             self.value = max(1.0, self.value / 2)
             return False
-        for gradient in given:
+        for gradient in gradients:
             gradient /= self.value
         return True
 
@@ -146,30 +146,29 @@ class _Order:
 
 
 def _backward(
-    host: DifferentiableHost, lessons: Lessons, rows: Sequence[int], weights: Tensor, at_once: int,
+    host: DifferentiableHost, dataset: DistillationDataset, rows: Sequence[int], weights: Tensor, micro_batch_size: int,
     adam: torch.optim.Optimizer, scale: float,
 ) -> tuple[float, int]:  # fmt: skip
-    """Gradients of `scale` times the mean loss of the rows; the loss, and how many rows the memory held at once."""
+    """Gradients of `scale` times the mean loss of the rows; the loss, and the batch size that the memory held."""
     while True:
         adam.zero_grad()
         try:
             remaining, total = iter(rows), 0.0
-            while part := list(islice(remaining, at_once)):
-                loss = _loss(host, lessons, part, weights) / len(rows)
+            while part := list(islice(remaining, micro_batch_size)):
+                loss = _loss(host, dataset, part, weights) / len(rows)
                 (scale * loss).backward()
                 total += float(loss.detach())
-            return total, at_once
+            return total, micro_batch_size
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or at_once == 1:
+            if not out_of_memory(error) or micro_batch_size == 1:
                 raise
         release_memory()
-        at_once = max(1, at_once // 2)
+        micro_batch_size = max(1, micro_batch_size // 2)
 
 
-def _loss(host: DifferentiableHost, lessons: Lessons, rows: Sequence[int], weights: Tensor) -> Tensor:
+def _loss(host: DifferentiableHost, dataset: DistillationDataset, rows: Sequence[int], weights: Tensor) -> Tensor:
     """Sum over rows of the weighted mean squared error of x0."""
-    steps = [lessons.steps[k] for k in rows]
-    wanted = lessons.clean[list(rows)]
-    found = host.predict(lessons.noisy[list(rows)], steps, [lessons.prompts[k] for k in rows])
-    errors = (found - wanted.to(found)).square().mean((1, 2, 3))
-    return (errors * weights[steps].to(errors)).sum()
+    timesteps, targets = [dataset.timesteps[k] for k in rows], dataset.targets[list(rows)]
+    predicted = host.predict_x0(dataset.noisy[list(rows)], timesteps, [dataset.prompts[k] for k in rows])
+    errors = (predicted - targets.to(predicted)).square().mean((1, 2, 3))
+    return (errors * weights[timesteps].to(errors)).sum()

@@ -1,4 +1,4 @@
-"""What the teachers say: noisy pictures of every concept, and what the model with that one LoRA makes of them."""
+"""Teacher targets: noisy pictures of every concept, and what the model with that one LoRA predicts from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lib_loraclr.capture import CaptureConcept, CaptureSettings, inject
+from lib_loraclr.capture import CaptureSettings, Concept, inject
 from lib_loraclr.capture.gather import Run, picture_size
 from lib_loraclr.capture.run import concept_runs, neutral_runs
 from lib_loraclr.core.deltas import Delta
@@ -19,52 +19,52 @@ ROUND = 900  # of the capture's prompts and seeds: pictures that no capture has 
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillationDataset:
     """Rows of what is to be learned, float32 on the CPU.
 
-    `noisy` and `clean` (n, c, h, w): a noisy latent and the x0 that the teacher predicts from it; `steps[k]`: its
-    training step; `prompts[k]`; `groups`: rows of each concept, in order, and of the model without a LoRA last.
+    `noisy` and `targets` (n, c, h, w): a noisy latent and the x0 that the teacher predicts from it; `timesteps[k]` and
+    `prompts[k]` of row k; `groups`: rows of each concept, in order, and of the model without a LoRA last.
     """
 
     noisy: Tensor
-    clean: Tensor
-    steps: Sequence[int]
+    targets: Tensor
+    timesteps: Sequence[int]
     prompts: Sequence[str]
     groups: Sequence[range]
 
 
 def sampled_steps(concepts: int, settings: DistillSettings, capture: CaptureSettings) -> int:
-    """Steps of progress that `record` makes: sampling steps, and one for every batch of predictions."""
+    """Steps of progress that `build_dataset` makes: sampling steps, and one for every batch of predictions."""
     pictures = [settings.pictures] * concepts + [settings.neutral]
     return sum(-(-count // capture.batch) * (capture.steps + settings.levels) for count in pictures)
 
 
-def record(
+def build_dataset(
     host: DifferentiableHost,
-    concepts: Sequence[CaptureConcept],
+    concepts: Sequence[Concept],
     settings: DistillSettings,
     capture: CaptureSettings,
     progress: Progress,
-) -> Lessons:
-    """Draw pictures with each single LoRA, noise them, and note what the model with that LoRA predicts.
+) -> DistillationDataset:
+    """Pictures by each single LoRA, and by the model alone on neutral prompts, every picture at many noise levels.
 
-    Call it inside `host.ready()`; LoRAs are injected by hooks, which are gone afterwards.
+    Call it inside `host.ready()`.
     """
-    rows = LessonMaker(host, settings, capture, progress)
-    # the text's templates are more than those of pictures: scenes that are never asked for are forgotten
+    builder = DatasetBuilder(host, settings, capture, progress)
+    # the capture's many templates, not the few of its pictures: scenes that are not in here are forgotten
     drawn = replace(capture, prompts=settings.pictures, preset="full", sample_templates=capture.text_templates)
     for concept in concepts:
         run = next(run for run in concept_runs(concept, concept.deltas, drawn, ROUND) if run.sampled)
-        rows.add(run, concept.deltas)
+        builder.add(run, concept.deltas)
     base = replace(capture, neutral_prompts=settings.neutral, preset="full")
     for run in neutral_runs(concepts, {}, base, ROUND):
         if run.sampled:
-            rows.add(run, {}, every_second_empty=True)  # guidance asks the empty prompt at every step
-    return rows.lessons()
+            builder.add(run, {}, every_second_empty=True)  # guidance asks the empty prompt at every step
+    return builder.build()
 
 
-class LessonMaker:
-    """Lessons in the making; `number` is that of the capture's rounds, for seeds that no other has."""
+class DatasetBuilder:
+    """A dataset in the making; `number` is that of the capture's rounds, for seeds that no other has."""
 
     def __init__(
         self,
@@ -76,16 +76,16 @@ class LessonMaker:
     ) -> None:
         self.host, self.settings, self.capture, self.progress = host, settings, capture, progress
         self.generator = torch.Generator().manual_seed(capture.seed + number)
-        self.signal = host.signal().double()
+        self.sqrt_alphas_cumprod = host.sqrt_alphas_cumprod().double()
         self.noisy: list[Tensor] = []
-        self.clean: list[Tensor] = []
-        self.steps: list[int] = []
+        self.targets: list[Tensor] = []
+        self.timesteps: list[int] = []
         self.prompts: list[str] = []
         self.groups: list[range] = []
 
     def add(self, run: Run, deltas: Mapping[str, Delta], *, every_second_empty: bool = False) -> None:
         """One more group."""
-        first = len(self.steps)
+        first = len(self.timesteps)
         with inject(self.host.layers(), deltas):
             for start in range(0, len(run.prompts), self.capture.batch):
                 part = slice(start, start + self.capture.batch)
@@ -98,21 +98,23 @@ class LessonMaker:
                     empty = every_second_empty and level % 2
                     self._predict(latents, [""] * len(latents) if empty else request.prompts)
                     self.progress.step()
-        self.groups.append(range(first, len(self.steps)))
+        self.groups.append(range(first, len(self.timesteps)))
+
+    def build(self) -> DistillationDataset:
+        """All groups together."""
+        return DistillationDataset(
+            torch.cat(self.noisy), torch.cat(self.targets), self.timesteps, self.prompts, self.groups
+        )
 
     def _predict(self, latents: Tensor, prompts: Sequence[str]) -> None:
         """One noise level for every picture, each from a slice of its own of the schedule."""
-        count, total = len(latents), len(self.signal)
+        count, total = len(latents), len(self.sqrt_alphas_cumprod)
         place = torch.randperm(count, generator=self.generator) + torch.rand(count, generator=self.generator)
-        steps = [min(total - 1, int(value)) for value in place / count * total]
-        alpha = self.signal[steps].view(-1, 1, 1, 1)
+        timesteps = [min(total - 1, int(value)) for value in place / count * total]
+        alpha = self.sqrt_alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noise = torch.randn(latents.shape, generator=self.generator)
         noisy = (alpha * latents + (1 - alpha**2).sqrt() * noise).float()
         self.noisy.append(noisy)
-        self.clean.append(self.host.predict(noisy, steps, prompts).float().cpu())
-        self.steps += steps
+        self.targets.append(self.host.predict_x0(noisy, timesteps, prompts).float().cpu())
+        self.timesteps += timesteps
         self.prompts += prompts
-
-    def lessons(self) -> Lessons:
-        """All of them."""
-        return Lessons(torch.cat(self.noisy), torch.cat(self.clean), self.steps, self.prompts, self.groups)
