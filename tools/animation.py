@@ -1,4 +1,4 @@
-"""Record docs/tab.gif, the merge tab at work: choose three LoRAs, see how they interfere, merge, look at the result.
+"""Record docs/tab.gif, the merge tab at work: choose three LoRAs, see how they interfere, merge, look at the pictures.
 
 `python3 tools/do.py animation` runs this where gradio, Playwright and chromium are. Every frame is a screenshot of the
 real page, served as by `loraclr tab` over the miniature; only the pointer is drawn in.
@@ -83,6 +83,12 @@ class Recording:
             self.frame(80)
         self.frame(pause)
 
+    def follow(self, bar: Any, seconds: float) -> None:
+        """A time lapse of a progress bar, one frame in so many seconds, until it is gone."""
+        while bar.is_visible():
+            self.frame(120)
+            time.sleep(seconds)
+
     def save(self, path: Path) -> int:
         """Write the animation with one palette for all frames; returns its bytes."""
         columns = Image.new("RGB", (WIDTH, sum(frame.height for frame in self.frames[::3])))
@@ -111,12 +117,16 @@ def record(tab: TabPage) -> Recording:
     film.click(page.locator("#loraclr_generate"), 300)
     page.locator("#loraclr_progress").wait_for()
     film.show(page.locator("#loraclr_progress"), 200)
-    while page.locator("#loraclr_progress").is_visible():
-        film.frame(120)
-        time.sleep(12)  # a time lapse
+    film.follow(page.locator("#loraclr_progress"), seconds=25)
     tab.wait_done()
     page.locator(".lct-result").wait_for()
     film.show(page.locator("#loraclr_result").first, 2600)
+    tab.set_number("loraclr_preview_cfg", 4)  # what the miniature is for
+    film.click(page.locator("#loraclr_preview"), 300)
+    film.follow(page.locator("#loraclr_progress"), seconds=10)
+    page.locator("#loraclr_grid img").nth(3 * len(SHOWN) - 1).wait_for()
+    tab.wait_done()
+    film.show(page.locator("#loraclr_grid"), 3500)
     return film
 
 
