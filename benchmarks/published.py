@@ -104,10 +104,10 @@ def _rows(
 def _concept_rows(host: DiffusionHost, prompts: Sequence[str], called: str) -> Tensor:
     """The text encoder's output at the concept's own tokens and the end token of every prompt."""
     parts = []
-    own = int(host.encode([called]).words.sum()) - 2  # without begin and end
+    own = int(host.encode([called]).token_mask.sum()) - 2  # without begin and end
     for prompt in prompts:
         found = host.encode([prompt])
-        places = found.words[0].nonzero()[:, 0][-(own + 1) :]
+        places = found.token_mask[0].nonzero()[:, 0][-(own + 1) :]
         parts.append(found.context[0, places].detach().half().float().cpu())
     return torch.cat(parts)
 

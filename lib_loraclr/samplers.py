@@ -15,6 +15,7 @@ from torch import Tensor
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.model import SampleRequest
 
+LATENT_FACTOR, LATENT_CHANNELS = 8, 4  # of SD1, SD2 and SDXL: pixels to a latent cell along one side, values in it
 Denoise = Callable[[Tensor, int], Tensor]  # latents, timestep -> prediction of x0
 
 

@@ -32,15 +32,13 @@ def webui_application() -> WebuiApplication:
 def _make() -> WebuiApplication:
     # The host has long imported its own memory management; a left-over folder of another host is not imported by this.
     if "backend.memory_management" in sys.modules:
-        from lib_loraclr.hosts.webui.forge.application import ForgeApplication
+        from lib_loraclr.hosts.webui.forge.host import FORGE as FAMILY
+    elif "ldm_patched.modules.model_management" in sys.modules:
+        from lib_loraclr.hosts.webui.ldm_patched import LDM_PATCHED as FAMILY
+    elif "modules.sd_models" in sys.modules and "ldm" in sys.modules:
+        from lib_loraclr.hosts.webui.a1111.host import A1111 as FAMILY
+    else:
+        raise InputError("unsupported-host", "This program is not a WebUI that merging is known to work in.")
+    from lib_loraclr.hosts.webui.application import WebuiApplication
 
-        return ForgeApplication()
-    if "ldm_patched.modules.model_management" in sys.modules:
-        from lib_loraclr.hosts.webui.ldm_patched.application import LdmPatchedApplication
-
-        return LdmPatchedApplication()
-    if "modules.sd_models" in sys.modules and "ldm" in sys.modules:
-        from lib_loraclr.hosts.webui.a1111.application import A1111Application
-
-        return A1111Application()
-    raise InputError("unsupported-host", "This program is not a WebUI that merging is known to work in.")
+    return WebuiApplication(FAMILY)

@@ -101,14 +101,14 @@ def test_stages_come_in_order_and_build_on_each_other(toy: World) -> None:
         names = sorted(merged, key=lambda name: ["text", "keys and values", "spatial"].index(stage_of(name)))
         assert [stage_of(name) for name in names] == stages
         rows = dict(seen)
-        called = int(toy.host.encode(["zor man"]).words.sum())
-        whole = int(toy.host.encode(["photo of a zor man"]).words.sum())
+        called = int(toy.host.encode(["zor man"]).token_mask.sum())
+        whole = int(toy.host.encode(["photo of a zor man"]).token_mask.sum())
         assert len(rows["text"][0]) <= called + whole
         assert len(rows["keys and values"][0]) <= 2 * (called - 2 + 1)
         text = {name: delta for name, delta in merged.items() if stage_of(name) == "text"}
         with inject(toy.host.layers(), text):
             context = toy.host.encode(["zor man"])
-        last = context.context[0, context.words[0].nonzero()[-1, 0]]
+        last = context.context[0, context.token_mask[0].nonzero()[-1, 0]]
         kv = rows["keys and values"][0]
         assert any(torch.allclose(row, last.half().float(), atol=1e-3) for row in kv), "end token, merged text encoder"
         spatial = [inputs[0] for stage, inputs in seen if stage == "spatial"]

@@ -17,22 +17,39 @@ WEBUI: dict[str, tuple[str, ...]] = {
         "sampling_steps", "textinfo",
     ),
     "modules/options.py": ("add_option", "info", "section"),
-    "modules/shared_options.py": ("CLIP_stop_at_last_layers",),
+    "modules/shared_options.py": ("CLIP_stop_at_last_layers", "use_old_scheduling"),
     "modules/cmd_args.py": ("api", "api_auth", "nowebui", "hide_ui_dir_config"),
     "modules/launch_utils.py": ("git_tag",),
     "modules/call_queue.py": ("queue_lock",),
     "modules/progress.py": ("add_task_to_queue", "start_task", "finish_task", "pending_tasks"),
-    "modules/prompt_parser.py": ("SdConditioning",),
+    "modules/prompt_parser.py": ("SdConditioning", "get_learned_conditioning", "end_at_step", "cond"),
     "modules/processing.py": (
         "StableDiffusionProcessing", "StableDiffusionProcessingTxt2Img", "decode_latent_batch", "cached_c",
-        "cached_uc", "cached_hr_c", "cached_hr_uc",
+        "cached_uc", "cached_hr_c", "cached_hr_uc", "prompts", "negative_prompts", "hr_prompts", "hr_negative_prompts",
+        "width", "height", "steps", "firstpass_steps", "sampler_name", "cfg_scale", "sample", "comment",
+        "extra_generation_params", "enable_hr", "is_hr_pass", "hr_extra_network_data", "hr_upscale_to_x",
+        "hr_upscale_to_y", "hr_sampler_name", "hr_second_pass_steps",
     ),
+    "modules/extra_networks.py": ("parse_prompt", "items"),
+    "modules/sd_samplers.py": ("find_sampler_config",),
+    "modules/sd_samplers_common.py": ("total_steps",),
+    "modules/sd_samplers_cfg_denoiser.py": ("p", "step", "total_steps", "sampler"),
+    "modules/infotext_utils.py": ("PasteField",),
+    "modules/ui_components.py": ("InputAccordion",),
+    "modules/scripts.py": (
+        "Script", "AlwaysVisible", "scripts_data", "script_class", "module", "process", "before_process_batch",
+        "process_batch",
+        "process_before_every_sampling", "postprocess",
+    ),
+    "scripts/xyz_grid.py": ("AxisOption", "axis_options", "label"),
     "modules/devices.py": ("cpu",),
     "modules/sd_models.py": (
         "model_data", "sd_model", "sd_checkpoint_info", "filename", "sha256", "name_for_extra",
     ),
     "modules/script_callbacks.py": (
         "add_callback", "callback_map", "callbacks_ui_tabs", "callbacks_app_started", "callbacks_ui_settings",
+        "callbacks_cfg_denoiser", "callbacks_cfg_denoised", "callbacks_infotext_pasted", "callbacks_before_ui", "x",
+        "denoiser",
     ),
 }  # fmt: skip
 
@@ -52,11 +69,14 @@ A1111: dict[str, tuple[str, ...]] = {
         "get_learned_conditioning", "apply_model", "parameterization", "cond_stage_key",
     ),
     "modules/sd_unet.py": ("current_unet",),
-    "modules/sd_hijack.py": ("model_hijack", "apply_circular", "circular_enabled", "cond_stage_model"),
+    "modules/sd_samplers_common.py": ("sampler_extra_args",),
+    "modules/sd_hijack.py": (
+        "model_hijack", "apply_circular", "circular_enabled", "cond_stage_model", "get_prompt_lengths", "clip",
+    ),
     "modules/sd_hijack_clip.py": ("wrapped", "process_texts", "id_end", "tokens"),
     "extensions-builtin/Lora/extra_networks_lora.py": ("ExtraNetworkLora",),
     "extensions-builtin/Lora/lora_patches.py": ("LoraPatches",),
-    "extensions-builtin/Lora/network.py": ("filename", "name"),
+    "extensions-builtin/Lora/network.py": ("filename", "name", "metadata"),
     "extensions-builtin/Lora/networks.py": (
         "available_networks", "list_available_networks", "loaded_networks", "networks_in_memory",
         "network_apply_weights", "network_layer_mapping", "network_current_names", "network_weights_backup",
@@ -81,10 +101,15 @@ FORGE: dict[str, tuple[str, ...]] = {
         "forge_objects", "forge_objects_original", "shallow_copy", "current_lora_hash", "tiling_enabled", "is_inpaint",
         "is_sd1", "is_sd2", "is_sdxl", "set_clip_skip", "get_learned_conditioning", "unet", "clip",
     ),
-    "backend/diffusion_engine/sd15.py": ("text_processing_engine",),
+    "backend/diffusion_engine/sd15.py": ("text_processing_engine", "get_prompt_lengths_on_ui"),
+    "backend/nn/unet.py": ("to_k", "to_v"),
+    "modules/devices.py": ("autocast",),
     "backend/diffusion_engine/sdxl.py": ("text_processing_engine_l", "text_processing_engine_g", "embedder"),
     "backend/text_processing/classic_engine.py": ("clip_skip", "process_texts", "id_end", "tokens"),
-    "backend/patcher/base.py": ("lora_loader", "model", "load_device"),
+    "backend/patcher/base.py": (
+        "lora_loader", "model", "load_device", "clone", "model_options", "set_model_unet_function_wrapper",
+        "set_model_attn2_replace", "set_model_sampler_post_cfg_function",
+    ),
     "backend/patcher/clip.py": ("patcher", "cond_stage_model"),
     "backend/patcher/lora.py": ("backup", "loaded_hash"),
     "backend/modules/k_model.py": (
@@ -92,7 +117,7 @@ FORGE: dict[str, tuple[str, ...]] = {
     ),
     "backend/modules/k_prediction.py": ("sigmas", "prediction_type"),
     "backend/operations.py": ("scale_weight",),
-    "extensions-builtin/sd_forge_lora/network.py": ("filename", "name"),
+    "extensions-builtin/sd_forge_lora/network.py": ("filename", "name", "metadata"),
     "extensions-builtin/sd_forge_lora/networks.py": (
         "available_networks", "list_available_networks", "load_lora_state_dict",
     ),
@@ -112,7 +137,14 @@ LDM_PATCHED: dict[str, tuple[str, ...]] = {
     "ldm_patched/modules/model_management.py": (
         "current_loaded_models", "soft_empty_cache", "model", "load_model_gpu",
     ),
-    "ldm_patched/modules/model_patcher.py": ("backup", "model", "load_device"),
+    "ldm_patched/modules/model_patcher.py": (
+        "backup", "model", "load_device", "clone", "model_options", "set_model_unet_function_wrapper",
+        "set_model_attn2_replace", "set_model_sampler_post_cfg_function",
+    ),
+    "ldm_patched/ldm/modules/attention.py": ("to_k", "to_v"),
+    "modules/devices.py": ("autocast",),
+    "modules/sd_hijack.py": ("model_hijack", "get_prompt_lengths", "clip"),
+    "modules/sd_models_xl.py": ("get_learned_conditioning",),
     "ldm_patched/modules/model_base.py": (
         "apply_model", "model_sampling", "diffusion_model", "manual_cast_dtype", "get_dtype",
     ),
@@ -120,11 +152,11 @@ LDM_PATCHED: dict[str, tuple[str, ...]] = {
     "ldm_patched/ldm/modules/diffusionmodules/openaimodel.py": ("in_channels",),
     "ldm_patched/modules/sd.py": ("patcher", "cond_stage_model"),
     "ldm_patched/modules/sd1_clip.py": ("transformer",),
-    "extensions-builtin/Lora/network.py": ("filename", "name"),
+    "extensions-builtin/Lora/network.py": ("filename", "name", "metadata"),
     "extensions-builtin/Lora/networks.py": (
         "available_networks", "list_available_networks", "load_lora_state_dict",
     ),
-    SGM + "modules/encoders/modules.py": ("embedders",),
+    SGM + "modules/encoders/modules.py": ("embedders", "input_key"),
 }  # fmt: skip
 
 # what stands for something of the host in the adapters' sources
@@ -132,8 +164,11 @@ ROOTS = {
     "shared", "state", "options", "bar", "call_queue", "processing", "devices", "prompt_parser", "sd_models",
     "sd_unet", "sd_hijack", "hijack", "launch_utils", "networks", "network", "model", "engine", "loaded", "checkpoint",
     "embedder", "inner", "layer", "tokenizer", "chunk", "patcher", "unet", "text", "stage", "memory_management",
-    "original", "script_callbacks", "util", "chosen", "model_management", "clone",
+    "original", "script_callbacks", "util", "chosen", "model_management", "clone", "manager", "p", "params", "denoiser",
+    "data", "config", "entry", "extra_networks", "sd_samplers", "scripts", "ui_components", "infotext_utils",
+    "model_hijack", "conds", "given",
 }  # fmt: skip
+OWN = {"self.model", "self._p"}  # what stands for something of the host in an object of ours
 # of torch, dict, list, str and ours; or open_clip's, which is no file of the host
 OTHERS = {
     "weight", "parameters", "named_modules", "items", "values", "clear", "pop", "get", "cache_clear", "dtype", "type",
@@ -141,13 +176,22 @@ OTHERS = {
     "loraclr_keep_statistics", "loraclr_cache_folder", "bnb_quantized", "gguf_cls", "describe", "loaded_model",
     "require_model", "data",
     "open_folder",  # asked for before it is used: Classic has none
+    # asked for as well: what one family has in place of the others', and what a family or an extension may have
+    "set_clip_skip", "get_prompt_lengths_on_ui", "get_prompt_lengths", "model_hijack", "clip", "conditioner",
+    "input_key", "embedders", "lora_loader", "loaded_hash", "cond_scale_miltiplier", "hr_cfg", "_ad_inner", "_p",
+    "split", "with_suffix", "__module__", "positive", "negative", "shape", "guide",
+    "register_forward_hook", "register_forward_pre_hook",
 }  # fmt: skip
 
-SHARED = "webui/{application,callbacks,catalogue,host,progress,settings,words}"
+SHARED = (
+    "hosts/{conditioning}", "hosts/webui/{application,callbacks,catalogue,checkpoint,host,progress,regional,settings}",
+    "frontends/panel/{axes,encoding,script,session}",
+)  # fmt: skip
+PATCHED = "hosts/webui/{patched_host}"
 ADAPTERS = {
-    "a1111": (SHARED, "webui/a1111/{application,host,model,networks,sizes}"),
-    "forge": (SHARED, "webui/{patched_host}", "webui/forge/{application,host,model,selected}"),
-    "ldm_patched": (SHARED, "webui/{patched_host}", "webui/ldm_patched/{application,host,model}"),
+    "a1111": (*SHARED, "hosts/webui/a1111/{host,model,networks,regional}"),
+    "forge": (*SHARED, PATCHED, "hosts/webui/forge/{host,model,regional}"),
+    "ldm_patched": (*SHARED, PATCHED, "hosts/webui/{ldm_patched}", "hosts/webui/forge/{regional}"),
 }
 TABLES = {"a1111": A1111, "forge": FORGE, "ldm_patched": LDM_PATCHED}
 
@@ -157,7 +201,7 @@ def adapter_files(library: Path, family: str) -> list[Path]:
     found: list[Path] = []
     for pattern in ADAPTERS[family]:
         folder, names = pattern.split("/{")
-        found += [library / "hosts" / folder / f"{name}.py" for name in names.rstrip("}").split(",")]
+        found += [library / folder / f"{name}.py" for name in names.rstrip("}").split(",")]
     return found
 
 
@@ -187,9 +231,10 @@ def touched(path: Path) -> set[str]:
 
 
 def _root(node: ast.expr) -> str:
-    while isinstance(node, ast.Attribute) and ast.unparse(node) != "self.model":
+    while isinstance(node, ast.Attribute) and ast.unparse(node) not in OWN:
         node = node.value
-    return "model" if ast.unparse(node) == "self.model" else node.id if isinstance(node, ast.Name) else ""
+    whole = ast.unparse(node)
+    return whole.removeprefix("self.").lstrip("_") if whole in OWN else node.id if isinstance(node, ast.Name) else ""
 
 
 @cache

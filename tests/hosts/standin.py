@@ -172,6 +172,7 @@ def build(model: Model, folder: Path) -> dict[str, types.ModuleType]:
         "sd_unet": {"current_unet": None},
         "sd_hijack": {"model_hijack": hijack},
         "prompt_parser": {"SdConditioning": Prompts},
+        "sd_samplers": {}, "extra_networks": {},
         "processing": {
             "decode_latent_batch": decoded, "txt2img_image_conditioning": zeros,
             "StableDiffusionProcessing": type("P", (), {"cached_c": ["old", 1], "cached_uc": ["old", 1]}),

@@ -38,7 +38,8 @@ def webui(plain: StandaloneHost, tiny_sd1: Path, tmp_path: Path, monkeypatch: py
     ours = [name for name in sys.modules if name.startswith("lib_loraclr.hosts.webui")]
     for name in ours:
         monkeypatch.delitem(sys.modules, name)
-    application = importlib.import_module("lib_loraclr.hosts.webui.a1111.application").A1111Application()
+    family = importlib.import_module("lib_loraclr.hosts.webui.a1111.host").A1111
+    application = importlib.import_module("lib_loraclr.hosts.webui.application").WebuiApplication(family)
     yield SimpleNamespace(application=application, model=model, folder=tmp_path, **{
         name.rpartition(".")[2]: module for name, module in made.items()
     })  # fmt: skip

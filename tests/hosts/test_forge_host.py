@@ -37,7 +37,8 @@ def forge(
         monkeypatch.setitem(sys.modules, name, module)
     for name in [one for one in sys.modules if one.startswith(OURS)]:
         monkeypatch.delitem(sys.modules, name)
-    application = importlib.import_module("lib_loraclr.hosts.webui.forge.application").ForgeApplication()
+    family = importlib.import_module("lib_loraclr.hosts.webui.forge.host").FORGE
+    application = importlib.import_module("lib_loraclr.hosts.webui.application").WebuiApplication(family)
     yield SimpleNamespace(
         application=application, engine=engine, modules=modules,
         log=modules["backend.sampling.sampling_function"].log,

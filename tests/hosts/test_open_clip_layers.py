@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from lib_loraclr.capture.hooks import collect, inject
 from lib_loraclr.core.deltas import LowRank
+from lib_loraclr.hosts.conditioning import Conditioning, with_size
 from lib_loraclr.hosts.webui.a1111.open_clip import FusedPart, open_clip_layers, separated
-from lib_loraclr.hosts.webui.a1111.sizes import with_size
-from lib_loraclr.hosts.webui.conditioning import Conditioning
 
 
 class Block(nn.Module):
@@ -103,5 +102,5 @@ def test_the_picture_s_size_replaces_the_one_in_the_vector() -> None:
     given = Conditioning(torch.zeros(1, 77, 4), vector, torch.zeros(1, 77, dtype=torch.bool))
     found = with_size(model, given, (512, 768)).vector
     assert found.tolist() == [[1.0, 2.0, 7680.0, 5120.0, 5.0, 6.0, 7680.0, 5120.0]]
-    plain = Conditioning(given.context, None, given.words)
+    plain = Conditioning(given.context, None, given.token_mask)
     assert with_size(model, plain, (512, 768)) is plain

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lib_loraclr.capture import inject
 from lib_loraclr.core.deltas import Delta, LowRank
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.generation.generator import Painter
@@ -98,10 +99,8 @@ def test_a_lora_of_one_region(host: StandaloneHost) -> None:
             torch.randn(out, 2, generator=generator) * 0.3, torch.randn(2, width, generator=generator) * 0.3
         )
     region = [{"shape": FULL, "prompt": "a dog", "loras": [{"name": "any"}]}]  # the negative is the picture's own
-    from lib_loraclr.hosts.standalone import applied
-
     for scale in (1.0, 3.0):
-        with applied(host, [(deltas, 1.0)]):
+        with inject(host.layers(), deltas):
             whole = sample(host, "a dog", cfg_scale=scale)
         ours = sample(host, "x", region, deltas=[deltas], cfg_scale=scale)
         assert torch.allclose(ours, whole, atol=1e-4 * float(whole.abs().max()))

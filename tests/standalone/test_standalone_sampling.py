@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from lib_loraclr.capture import inject
 from lib_loraclr.core.deltas import Delta, Dense, LayerShape, LowRank
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.hosts.standalone import StandaloneHost, applied, load_checkpoint
+from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.model import DiffusionHost, Phase, SampleRequest
 from lib_loraclr.samplers import Schedule, first_noise
 
@@ -99,9 +100,9 @@ def test_guidance_mixes_both_branches_and_names_the_conditional_rows(host: Stand
 def test_long_prompts_become_chunks_and_words_mark_padding(host: StandaloneHost) -> None:
     conditioning = host.encode(["a dog", "a dog " * 50])
     assert conditioning.context.shape == (2, 154, 32)
-    assert conditioning.words[0].nonzero().flatten().tolist() == [0, 1, 2, 3, 77, 78]  # start a dog end, start end
-    assert conditioning.words[1, :77].all()
-    assert conditioning.words[1, 77:].sum() == 27  # start, 25 words, end
+    assert conditioning.token_mask[0].nonzero().flatten().tolist() == [0, 1, 2, 3, 77, 78]  # start a dog end, start end
+    assert conditioning.token_mask[1, :77].all()
+    assert conditioning.token_mask[1, 77:].sum() == 27  # start, 25 words, end
 
 
 def test_guidance_with_a_prompt_longer_than_the_negative(host: StandaloneHost) -> None:
@@ -126,14 +127,14 @@ def test_sdxl_sees_both_encoders_pooled_text_and_size(tiny_sdxl: Path) -> None:
     host.encode(["a dog"])
     handle.remove()
     assert torch.equal(conditioning.context[..., 32:], penultimate[0])
-    assert conditioning.pooled is not None
-    assert torch.allclose(conditioning.pooled, second.text_embeds, atol=1e-5)
+    assert conditioning.vector is not None
+    assert torch.allclose(conditioning.vector, second.text_embeds, atol=1e-5)
     seen: list[Tensor] = []
     handle = host.layers()["unet.add_embedding.linear_1"].register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     latents = host.sample(SampleRequest(["a dog"], [1], 1, (128, 64), cfg_scale=2.0))
     handle.remove()
     assert latents.shape == (1, 4, 8, 16)
-    assert torch.allclose(seen[0][1, :64], conditioning.pooled[0])
+    assert torch.allclose(seen[0][1, :64], conditioning.vector[0])
     assert not seen[0][0, :64].any()  # an empty negative prompt is zeros
     assert host.decode(latents).shape == (1, 64, 128, 3)
 
@@ -173,7 +174,7 @@ def test_two_loras_add_up_like_patched_weights(tiny_sd1: Path) -> None:
     plain = host.sample(request)
     first = {name: update(host, name, 1) for name in TOUCHED}
     second = {name: update(host, name, 2, dense=True) for name in TOUCHED[1:]}
-    with applied(host, [(first, 0.7), (second, -0.4)]):
+    with inject(host.layers(), first, 0.7), inject(host.layers(), second, -0.4):
         ours = host.sample(request)
     assert torch.equal(host.sample(request), plain)
     for name, module in host.layers().items():

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.hosts.conditioning import Conditioning
 from lib_loraclr.model import ModelInfo, Progress, SampleRequest
 from lib_loraclr.samplers import SAMPLERS, Schedule, first_noise, initial_noise
 
 from .architecture import Architecture
 from .regional import regional_sampling
-from .text import Conditioning, TextStack
+from .text import TextStack
 
 
 class StandaloneHost:
@@ -63,13 +64,13 @@ class StandaloneHost:
 
     def token_mask(self) -> Tensor | None:
         """While the text encoder or K/V layers run: (batch, tokens), False on padding; None otherwise."""
-        return self.text.words
+        return self.text.running.current
 
     @torch.no_grad()
     def run_cross_attention_kv(self, conditioning: Conditioning) -> None:
         """Cross-attention keys and values see nothing but the conditioning: call just these layers."""
         context = conditioning.context.to(self._info.dtype)
-        with self.text.running(conditioning.words):
+        with self.text.running.of(conditioning.token_mask):
             for name, layer in self._layers.items():
                 if name.endswith((".attn2.to_k", ".attn2.to_v")):
                     layer(context)
@@ -158,21 +159,15 @@ class StandaloneHost:
         free = self.encode([request.negative_prompt] * len(condition))
         if self._info.family == "sdxl" and not request.negative_prompt:
             free = free.zeros()
-        free, condition = free.padded_to(condition), condition.padded_to(free)
-        pooled = None
-        if free.pooled is not None and condition.pooled is not None:
-            pooled = torch.cat([free.pooled, condition.pooled])
-        return Conditioning(
-            torch.cat([free.context, condition.context]), pooled, torch.cat([free.words, condition.words])
-        )
+        return free.joined(condition)
 
     def _size_embedding(self, branches: Conditioning, size: tuple[int, int]) -> dict[str, Tensor] | None:
         """SDXL's pooled text and sizes: original, crop offset 0, target."""
-        if branches.pooled is None:
+        if branches.vector is None:
             return None
         width, height = size
         times = torch.tensor([[height, width, 0, 0, height, width]], device=self._info.device, dtype=self._info.dtype)
-        return {"text_embeds": branches.pooled.to(self._info.dtype), "time_ids": times.expand(len(branches), -1)}
+        return {"text_embeds": branches.vector.to(self._info.dtype), "time_ids": times.expand(len(branches), -1)}
 
     @torch.no_grad()
     def _ask_prediction(self) -> str:

@@ -91,7 +91,7 @@ class RegionalSampling:
         condition = self.host.encode([text])
         if not conditional and not text and self.host.info.family == "sdxl":
             condition = condition.zeros()
-        return Encoded(condition.context[0], None if condition.pooled is None else condition.pooled[0])
+        return Encoded(condition.context[0], None if condition.vector is None else condition.vector[0])
 
 
 def regional_sampling(host: StandaloneHost, request: SampleRequest, size: Sequence[int]) -> RegionalSampling | None:

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK, START, END = 77, 49406, 49407
+from lib_loraclr.hosts.conditioning import CHUNK, Conditioning, RunningMask
 
-
-@dataclass(frozen=True)
-class Conditioning:
-    """`context` (n, 77 k, d); `pooled` (n, p) for SDXL; `words` (n, 77 k) is False on the padding."""
-
-    context: Tensor
-    pooled: Tensor | None
-    words: Tensor
-
-    def __len__(self) -> int:
-        return len(self.context)
-
-    def padded_to(self, other: Conditioning) -> Conditioning:
-        """Repeat the last chunk until both contexts are equally long."""
-        missing = (other.context.shape[1] - self.context.shape[1]) // CHUNK
-        if missing <= 0:
-            return self
-        tail, words = self.context[:, -CHUNK:], self.words[:, -CHUNK:]
-        return Conditioning(
-            torch.cat([self.context, *[tail] * missing], 1), self.pooled, torch.cat([self.words, *[words] * missing], 1)
-        )
-
-    def zeros(self) -> Conditioning:
-        """SDXL's unconditional branch for an empty negative prompt."""
-        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
-        return Conditioning(torch.zeros_like(self.context), pooled, self.words)
+START, END = 49406, 49407
 
 
 class TextStack:
-    """Tokenizer and text encoders of one family. `words` holds the mask of the call that is running."""
+    """Tokenizer and text encoders of one family. `running` knows the mask of the call that is running."""
 
     def __init__(self, family: str, encoders: Sequence[Any], tokenizer_folder: Path) -> None:
         from transformers import CLIPTokenizer
@@ -51,7 +24,7 @@ class TextStack:
         self.tokenizer = CLIPTokenizer.from_pretrained(
             str(tokenizer_folder), local_files_only=True, model_max_length=10**9
         )
-        self.words: Tensor | None = None
+        self.running = RunningMask()
 
     def tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids (n, 77 k), padded with the end token, and the mask of start, words and (first) end token."""
@@ -75,20 +48,11 @@ class TextStack:
         contexts, pooled = [], None
         for first in range(0, ids.shape[1], CHUNK):
             part = slice(first, first + CHUNK)
-            with self.running(mask[:, part]):
+            with self.running.of(mask[:, part]):
                 states = [self._run(k, ids[:, part]) for k in range(len(self.encoders))]
             contexts.append(torch.cat([state for state, _ in states], -1))
             pooled = states[-1][1] if pooled is None else pooled
         return Conditioning(torch.cat(contexts, 1), pooled, mask)
-
-    @contextmanager
-    def running(self, mask: Tensor) -> Iterator[None]:
-        """Scope in which `words` describes the running call."""
-        self.words = mask
-        try:
-            yield
-        finally:
-            self.words = None
 
     def _run(self, number: int, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """(hidden states, pooled). SDXL takes the last but one layer; OpenCLIP was trained with 0 as padding."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,42 @@ from lib_loraclr.app.jobs import TaskBoard
 from lib_loraclr.capture import TensorCache
 from lib_loraclr.hosts.webui import settings
 from lib_loraclr.hosts.webui.catalogue import WebuiCatalogue
+from lib_loraclr.hosts.webui.checkpoint import no_checkpoint
 from lib_loraclr.hosts.webui.progress import WebuiProgress, interrupted, webui_job
 from lib_loraclr.model import DiffusionHost, ModelInfo, Phase, Progress
 from lib_loraclr.regional.port import RegionalHost
 
 
+@dataclass(frozen=True)
+class WebuiFamily:
+    """One family of WebUIs: how they keep the loaded model, each a function of the family's own module.
+
+    `loaded` is the model in memory, None before the first one; `required` loads it if need be, and raises InputError
+    "no-checkpoint" and "unsupported-model"; `info` describes the checkpoint that a job would use now; `forget` drops
+    what the loaded model has of a LoRA, by its name; `regional` is the port of the regional prompter.
+    """
+
+    title: str
+    loaded: Callable[[], Any | None]
+    required: Callable[[], Any]
+    info: Callable[[], ModelInfo | None]
+    host: Callable[[Any], DiffusionHost]
+    forget: Callable[[Any | None, str], None]
+    regional: Callable[[WebuiApplication], RegionalHost]
+
+
 class WebuiApplication:
-    """The WebUI around a job. Subclasses name themselves and know the loaded model."""
+    """The WebUI around a job."""
 
-    title = "WebUI"
-
-    def __init__(self) -> None:
+    def __init__(self, family: WebuiFamily) -> None:
+        self.family = family
         self._catalogue = WebuiCatalogue(self.forget)
         self._board = TaskBoard()
 
     @property
     def name(self) -> str:
         """Program and version."""
-        return f"{self.title} {launch_utils.git_tag()}"
+        return f"{self.family.title} {launch_utils.git_tag()}"
 
     @property
     def catalogue(self) -> WebuiCatalogue:
@@ -39,24 +58,27 @@ class WebuiApplication:
         return self._catalogue
 
     def model(self) -> ModelInfo | None:
-        """The loaded checkpoint."""
-        raise NotImplementedError
+        """The checkpoint that a job would use now."""
+        return self.family.info()
 
     def open_host(self, checkpoint: Path | None, device: str) -> DiffusionHost:
-        """The loaded model as a host."""
-        raise NotImplementedError
+        """The WebUI's model; both arguments are for programs that load checkpoints themselves."""
+        return self.family.host(self.family.required())
 
     def loaded_host(self) -> DiffusionHost:
-        """The model in memory as a host; nothing is loaded for it."""
-        raise NotImplementedError
+        """The model in memory as a host; nothing is loaded for it. Raises InputError "no-checkpoint"."""
+        model = self.family.loaded()
+        if model is None:
+            raise no_checkpoint()
+        return self.family.host(model)
 
     def regional(self) -> RegionalHost:
         """This WebUI's port of the regional prompter."""
-        raise NotImplementedError
+        return self.family.regional(self)
 
     def forget(self, name: str) -> None:
-        """Drop what the loaded model has of the LoRA `name`."""
-        raise NotImplementedError
+        """Drop what the loaded model has of the LoRA `name`, whose file was replaced."""
+        self.family.forget(self.family.loaded(), name)
 
     def cache_folder(self) -> Path | None:
         """By the user's settings."""

@@ -16,13 +16,10 @@ from modules import devices, processing, prompt_parser, sd_models
 from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError, LoraclrError
-from lib_loraclr.hosts.webui.conditioning import Conditioning
-from lib_loraclr.hosts.webui.words import RunningWords, word_mask
+from lib_loraclr.hosts.conditioning import CHUNK, Conditioning, RunningMask
 from lib_loraclr.model import ModelInfo, Progress, SampleRequest
-from lib_loraclr.samplers import SAMPLERS, Schedule, initial_noise
+from lib_loraclr.samplers import LATENT_CHANNELS, LATENT_FACTOR, SAMPLERS, Schedule, initial_noise
 
-LATENT_FACTOR = 8
-LATENT_CHANNELS = 4
 Denoiser = Callable[[Tensor, Sequence[int]], Tensor]  # latents of all rows, training step of each -> clean latents
 
 
@@ -46,7 +43,7 @@ class WebuiHost:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._checkpoint = model.sd_checkpoint_info
-        self._words = RunningWords()
+        self._running = RunningMask()
         self._rows: slice | None = None
 
     @property
@@ -65,7 +62,7 @@ class WebuiHost:
 
     def token_mask(self) -> Tensor | None:
         """While the text encoder or K/V layers run: (batch, tokens), False on padding; None otherwise."""
-        return self._words.current
+        return self._running.current
 
     def conditional_slice(self) -> slice | None:
         """Batch rows of the conditional branch in the UNet call that is running; None: all."""
@@ -74,7 +71,7 @@ class WebuiHost:
     def run_cross_attention_kv(self, conditioning: Conditioning) -> None:
         """Cross-attention keys and values see nothing but the conditioning: call just these layers."""
         self.check()
-        with torch.no_grad(), self._model_scope(), self._words.whole(conditioning.words):
+        with torch.no_grad(), self._model_scope(), self._running.of(conditioning.token_mask):
             places: dict[torch.device, Tensor] = {}  # offloaded layers stay where they are; one tensor for all of them
             for name, layer in self._layers.items():
                 if name.endswith((".attn2.to_k", ".attn2.to_v")):
@@ -168,18 +165,36 @@ class WebuiHost:
 
     def _encoded(self, prompts: Sequence[str]) -> Conditioning:
         size = (self._info.native_size, self._info.native_size)
-        words = word_mask(self._tokenizer, prompts)
-        with self._words.by_chunk(self._called, words):
-            return Conditioning.of(self._learned(prompts, size), words)
+        mask = token_mask(self._tokenizer, prompts)
+        with self._running.by_chunk(self._called, mask):
+            return Conditioning.of(self._learned(prompts, size), mask)
 
     def _encode_negative(self, request: SampleRequest, rows: int) -> Conditioning:
         texts = [request.negative_prompt] * rows
         with torch.no_grad():
             learned = self._learned(texts, request.size, negative=True)
-        return Conditioning.of(learned, word_mask(self._tokenizer, texts))
+        return Conditioning.of(learned, token_mask(self._tokenizer, texts))
 
     def _learned(self, texts: Sequence[str], size: tuple[int, int], *, negative: bool = False) -> object:
         self.check()
         prompts = prompt_parser.SdConditioning(list(texts), is_negative_prompt=negative, width=size[0], height=size[1])
         with self._text_scope(), self._gradients(self._texts):
             return self._conditioner()(prompts)
+
+
+def token_mask(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """(n, 77 k) on the CPU, True on start token, words and first end token; shorter prompts get padding chunks.
+
+    `tokenizer` is the WebUI's wrapper of a text encoder: `process_texts` cuts into chunks, `id_end` ends the words.
+    """
+    chunked, _ = tokenizer.process_texts(list(prompts))
+    rows = [[_chunk_mask(chunk.tokens, tokenizer.id_end) for chunk in chunks] for chunks in chunked]
+    length = max(len(row) for row in rows)
+    empty = torch.zeros(CHUNK, dtype=torch.bool)
+    empty[:2] = True
+    return torch.stack([torch.cat([*row, *[empty] * (length - len(row))]) for row in rows])
+
+
+def _chunk_mask(tokens: Sequence[int], end: int) -> Tensor:
+    last = list(tokens).index(end) if end in tokens else len(tokens) - 1
+    return torch.arange(len(tokens)) <= last

@@ -6,32 +6,48 @@ it loads them and puts them back for the next generation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lib_loraclr.hosts.webui.conditioning import Conditioning
+from lib_loraclr.hosts.conditioning import Conditioning
+from lib_loraclr.hosts.webui.catalogue import lora_extension
 from lib_loraclr.hosts.webui.gradients import copied, gradients
-from lib_loraclr.hosts.webui.host import LATENT_CHANNELS, LATENT_FACTOR, Denoiser, WebuiHost
+from lib_loraclr.hosts.webui.host import Denoiser, WebuiHost
 from lib_loraclr.hosts.webui.layers import text_layers, unet_layers
 from lib_loraclr.model import ModelInfo
-from lib_loraclr.samplers import Schedule
+from lib_loraclr.samplers import LATENT_CHANNELS, LATENT_FACTOR, Schedule
+
+STALE = "replaced"  # equals no list of LoRAs
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The WebUI's memory manager, with what it does before and after sampling with a patcher, and for tiling."""
+
+    manager: Any
+    prepare: Callable[[Any, Tensor], None]
+    cleanup: Callable[[Any], None]
+    circular: Callable[[Any, bool], None]
 
 
 class PatchedHost(WebuiHost):
     """One loaded engine. Not for two threads at once: `conditional_slice` describes the call that is running.
 
     `encoders` are (name inside the text patcher, transformers' model), `sigmas` the noise level of every training step.
-    Subclasses implement `_backup`, `_load_texts`, `_prepare`, `_cleanup`, `_empty_cache` and `_plain_settings`.
+    Subclasses implement `_backup`.
     """
 
     def __init__(
-        self, engine: Any, info: ModelInfo, encoders: Sequence[tuple[str, nn.Module]], tokenizer: Any, sigmas: Tensor
-    ) -> None:
+        self, engine: Any, backend: Backend, info: ModelInfo, encoders: Sequence[tuple[str, nn.Module]],
+        tokenizer: Any, sigmas: Tensor,
+    ) -> None:  # fmt: skip
         super().__init__(engine)
+        self._backend = backend
         self._info, self._tokenizer, self._sigmas = info, tokenizer, sigmas
         original = engine.forge_objects_original
         self._unet = original.unet
@@ -62,7 +78,7 @@ class PatchedHost(WebuiHost):
         self.check()
         engine = self.model
         with ExitStack() as stack:
-            stack.callback(self._empty_cache)
+            stack.callback(self._backend.manager.soft_empty_cache)
             stack.callback(setattr, engine, "forge_objects", engine.forge_objects)
             engine.forge_objects = engine.forge_objects_original.shallow_copy()
             self._plain_settings(stack)
@@ -89,7 +105,7 @@ class PatchedHost(WebuiHost):
     def _text_scope(self) -> AbstractContextManager[Any]:
         if torch.is_grad_enabled():  # weights that are stood in for must not be moved
             with torch.no_grad():
-                self._load_texts()
+                self._backend.manager.load_model_gpu(self.model.forge_objects.clip.patcher)
         return nullcontext()
 
     @contextmanager
@@ -99,14 +115,14 @@ class PatchedHost(WebuiHost):
         try:
             yield
         finally:
-            self._cleanup()
+            self._backend.cleanup(self._unet)
 
     def _gradients(self, roots: Sequence[nn.Module]) -> AbstractContextManager[None]:
         return gradients(roots, copied(roots)) if torch.is_grad_enabled() else nullcontext()
 
     def _load(self, shape: Sequence[int]) -> None:
         with torch.no_grad():
-            self._prepare(torch.zeros(tuple(shape), device=self._info.device))
+            self._backend.prepare(self._unet, torch.zeros(tuple(shape), device=self._info.device))
 
     def _place(self, layer: nn.Module) -> torch.device:
         return self._info.device  # an offloaded layer fetches its weight itself
@@ -115,24 +131,24 @@ class PatchedHost(WebuiHost):
         """What a weight was before the WebUI merged LoRAs into it; None where it has not."""
         raise NotImplementedError
 
-    def _load_texts(self) -> None:
-        """Load the original text encoders."""
-        raise NotImplementedError
-
-    def _prepare(self, latents: Tensor) -> None:
-        """Load the original UNet for a call with these latents."""
-        raise NotImplementedError
-
-    def _cleanup(self) -> None:
-        """After the last call."""
-        raise NotImplementedError
-
-    def _empty_cache(self) -> None:
-        raise NotImplementedError
-
     def _plain_settings(self, stack: ExitStack) -> None:
         """Put what the last picture left on the engine aside; `stack` puts it back."""
-        raise NotImplementedError
+        engine = self.model
+        stack.callback(self._backend.circular, engine, engine.tiling_enabled)
+        self._backend.circular(engine, False)
+
+
+def forget(engine: Any | None, name: str) -> None:
+    """Make the WebUI read and merge LoRAs anew: it recognises them by file name and weight alone."""
+    clear = getattr(getattr(lora_extension(), "load_lora_state_dict", None), "cache_clear", None)
+    if clear is not None:
+        clear()
+    if engine is None:
+        return
+    engine.current_lora_hash = STALE
+    for patcher in (engine.forge_objects_original.unet, engine.forge_objects_original.clip.patcher):
+        if hasattr(patcher, "lora_loader"):  # Forge's; the others' patchers are new for every list of LoRAs
+            patcher.lora_loader.loaded_hash = STALE
 
 
 def _with_size(vector: Tensor, size: tuple[int, int]) -> Tensor:

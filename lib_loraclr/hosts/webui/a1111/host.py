@@ -10,15 +10,23 @@ import torch
 from modules import devices, processing, sd_hijack, sd_models, shared
 from torch import Tensor, nn
 
-from lib_loraclr.hosts.webui.a1111.model import describe, text_models, text_root
-from lib_loraclr.hosts.webui.a1111.networks import bare_model, base_weight
+from lib_loraclr.hosts.conditioning import Conditioning, with_size
+from lib_loraclr.hosts.webui.a1111.model import (
+    current_info,
+    describe,
+    loaded_model,
+    require_model,
+    text_models,
+)
+from lib_loraclr.hosts.webui.a1111.networks import bare_model, base_weight, forget
 from lib_loraclr.hosts.webui.a1111.open_clip import open_clip_layers, separated
-from lib_loraclr.hosts.webui.a1111.sizes import with_size
-from lib_loraclr.hosts.webui.conditioning import Conditioning
+from lib_loraclr.hosts.webui.a1111.regional import A1111Regional
+from lib_loraclr.hosts.webui.application import WebuiFamily
+from lib_loraclr.hosts.webui.checkpoint import text_root
 from lib_loraclr.hosts.webui.gradients import gradients, held
-from lib_loraclr.hosts.webui.host import LATENT_CHANNELS, LATENT_FACTOR, Denoiser, WebuiHost
+from lib_loraclr.hosts.webui.host import Denoiser, WebuiHost
 from lib_loraclr.hosts.webui.layers import text_layers, unet_layers
-from lib_loraclr.samplers import Schedule
+from lib_loraclr.samplers import LATENT_CHANNELS, LATENT_FACTOR, Schedule
 
 
 class A1111Host(WebuiHost):
@@ -111,3 +119,6 @@ def _on_device(model: Any) -> Iterator[None]:
     finally:
         if away:
             sd_models.send_model_to_cpu(model)
+
+
+A1111 = WebuiFamily("A1111", loaded_model, require_model, current_info, A1111Host, forget, A1111Regional)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from modules import devices, sd_models, sd_unet, shared
 from torch import nn
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.formats.hashes import file_sha256
+from lib_loraclr.hosts.webui.checkpoint import (
+    clip_skip,
+    flagged_family,
+    model_info,
+    no_checkpoint,
+    text_root,
+    unsupported,
+)
 from lib_loraclr.model import ModelInfo
-
-LATENT_FACTOR = 8
+from lib_loraclr.samplers import LATENT_FACTOR
 
 
 @dataclass(frozen=True)
@@ -36,39 +40,29 @@ def require_model() -> Any:
     """The model, loaded if need be. Raises InputError "no-checkpoint" and "unsupported-model"."""
     model = shared.sd_model
     if model is None or getattr(model, "sd_checkpoint_info", None) is None:
-        raise InputError("no-checkpoint", "No checkpoint is loaded; choose one at the top of the page.")
+        raise no_checkpoint()
     if sd_unet.current_unet is not None:
         message = "An accelerated UNet replaces the model's own; set SD Unet to None in the settings for the merge."
         raise InputError("unsupported-model", message)
-    if family(model) is None:
-        message = f"{_name(model)} is neither SD1, SD2 nor SDXL; merges cannot be captured on it."
-        raise InputError("unsupported-model", message, file=_name(model))
+    if flagged_family(model) is None:
+        raise unsupported(model, "{} is neither SD1, SD2 nor SDXL; merges cannot be captured on it.")
     return model
-
-
-def family(model: Any) -> str | None:
-    """ "sd1", "sd2", "sdxl" or None."""
-    kinds = (("sdxl", "is_sdxl"), ("sd2", "is_sd2"), ("sd1", "is_sd1"))
-    return next((name for name, flag in kinds if getattr(model, flag, False)), None)
 
 
 def describe(model: Any, *, hashed: bool = False) -> ModelInfo:
     """The model's facts; `hashed` computes the file's hash where the WebUI has not."""
-    checkpoint = model.sd_checkpoint_info
-    sha256 = checkpoint.sha256 or ""
-    if hashed and not sha256:
-        sha256 = file_sha256(Path(checkpoint.filename))
-    native = getattr(model, "image_size", None)
-    native = native * LATENT_FACTOR if isinstance(native, int) else 1024
-    return ModelInfo(
-        _name(model), family(model) or "unknown", sha256, native, torch.device(devices.device), devices.dtype_unet,
-        _variant(),
-    )  # fmt: skip
+    cells = getattr(model, "image_size", None)
+    native = cells * LATENT_FACTOR if isinstance(cells, int) else 1024
+    also = clip_skip() > 1 and getattr(shared.opts, "sdxl_clip_l_skip", False)
+    variant = (["also SDXL"] if also else []) + (["fp8"] if getattr(devices, "fp8", False) else [])
+    family = flagged_family(model)
+    return model_info(model, family, native, devices.device, devices.dtype_unet, variant, hashed)
 
 
-def text_root(model: Any) -> Any:
-    """The module that encodes prompts, with all its encoders."""
-    return model.conditioner if getattr(model, "is_sdxl", False) else model.cond_stage_model
+def current_info() -> ModelInfo | None:
+    """The checkpoint in memory; None before the first one."""
+    model = loaded_model()
+    return None if model is None else describe(model)
 
 
 def text_models(model: Any) -> list[TextModel]:
@@ -84,19 +78,5 @@ def text_models(model: Any) -> list[TextModel]:
             transformer = inner.model.transformer
             found.append(TextModel(transformer, transformer.resblocks[0], embedder, open_clip=True))
     if not found:
-        raise InputError("unsupported-model", f"{_name(model)} has a text encoder that is not CLIP.", file=_name(model))
+        raise unsupported(model, "{} has a text encoder that is not CLIP.")
     return found
-
-
-def _name(model: Any) -> str:
-    return str(model.sd_checkpoint_info.name_for_extra)
-
-
-def _variant() -> str:
-    skip = int(getattr(shared.opts, "CLIP_stop_at_last_layers", 1))
-    parts = [f"clip skip {skip}"] if skip > 1 else []
-    if skip > 1 and getattr(shared.opts, "sdxl_clip_l_skip", False):
-        parts.append("also SDXL")
-    if getattr(devices, "fp8", False):
-        parts.append("fp8")
-    return ", ".join(parts)

@@ -10,12 +10,21 @@ from typing import Any
 import torch
 from backend import memory_management
 from backend.sampling.sampling_function import sampling_cleanup, sampling_prepare
-from modules import shared
 from modules_forge.utils import apply_circular_forge
 from torch import Tensor
 
-from lib_loraclr.hosts.webui.forge.model import describe, text_encoders, text_engines
-from lib_loraclr.hosts.webui.patched_host import PatchedHost
+from lib_loraclr.hosts.webui.application import WebuiFamily
+from lib_loraclr.hosts.webui.checkpoint import clip_skip
+from lib_loraclr.hosts.webui.forge.model import (
+    current_info,
+    describe,
+    loaded_model,
+    require_model,
+    text_encoders,
+    text_engines,
+)
+from lib_loraclr.hosts.webui.forge.regional import ForgeRegional
+from lib_loraclr.hosts.webui.patched_host import Backend, PatchedHost, forget
 
 
 class ForgeHost(PatchedHost):
@@ -24,7 +33,8 @@ class ForgeHost(PatchedHost):
     def __init__(self, engine: Any) -> None:
         model = engine.forge_objects_original.unet.model
         info, tokenizer = describe(engine, hashed=True), text_engines(engine)[0]
-        super().__init__(engine, info, text_encoders(engine), tokenizer, model.predictor.sigmas)
+        backend = Backend(memory_management, sampling_prepare, sampling_cleanup, apply_circular_forge)
+        super().__init__(engine, backend, info, text_encoders(engine), tokenizer, model.predictor.sigmas)
 
     def _backup(self, patcher: Any, key: str) -> Tensor | None:
         # Forge's patchers have a loader that keeps it; Neo's keep it themselves, all clones in one
@@ -36,22 +46,12 @@ class ForgeHost(PatchedHost):
         inner = getattr(whole, "__wrapped__", None)  # what torch.inference_mode() decorates
         return whole if inner is None or not torch.is_grad_enabled() else partial(inner, self.model)
 
-    def _load_texts(self) -> None:
-        memory_management.load_model_gpu(self.model.forge_objects.clip.patcher)
-
-    def _prepare(self, latents: Tensor) -> None:
-        sampling_prepare(self._unet, latents)
-
-    def _cleanup(self) -> None:
-        sampling_cleanup(self._unet)
-
-    def _empty_cache(self) -> None:
-        memory_management.soft_empty_cache()
-
     def _plain_settings(self, stack: ExitStack) -> None:
+        super()._plain_settings(stack)
         engine = self.model
-        stack.callback(apply_circular_forge, engine, engine.tiling_enabled)
-        apply_circular_forge(engine, False)
         for text in text_engines(engine):
             stack.callback(setattr, text, "clip_skip", text.clip_skip)
-        engine.set_clip_skip(int(getattr(shared.opts, "CLIP_stop_at_last_layers", 1)))
+        engine.set_clip_skip(clip_skip())
+
+
+FORGE = WebuiFamily("Forge", loaded_model, require_model, current_info, ForgeHost, forget, ForgeRegional)

@@ -1,17 +1,27 @@
-"""What Forge knows of its loaded model, without loading anything by looking."""
+"""What Forge knows of its model, without loading anything by looking: the one in memory, and the one that is chosen."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from modules import sd_models, shared
+from backend import memory_management
+from modules import sd_models
 from torch import Tensor, nn
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.formats.hashes import file_sha256
-from lib_loraclr.hosts.webui.native import native_size
+from lib_loraclr.formats.keys.family import family_of_checkpoint
+from lib_loraclr.formats.safetensors_io import SafetensorsFile
+from lib_loraclr.hosts.webui.checkpoint import (
+    NOT_TEXT_TO_IMAGE,
+    flagged_family,
+    model_info,
+    native_size,
+    no_checkpoint,
+    unsupported,
+)
 from lib_loraclr.model import ModelInfo
 
 
@@ -29,34 +39,24 @@ def require_model() -> Any:
         raise InputError("no-checkpoint", f"The checkpoint could not be loaded: {error}.") from error
     engine = loaded_model()
     if engine is None:
-        raise InputError("no-checkpoint", "No checkpoint is loaded; choose one at the top of the page.")
-    if family(engine) is None or engine.is_inpaint:
-        message = f"{name_of(engine)} is not an SD1, SD2 or SDXL checkpoint for text to image; it cannot be captured."
-        raise InputError("unsupported-model", message, file=name_of(engine))
+        raise no_checkpoint()
+    if flagged_family(engine) is None or engine.is_inpaint:
+        raise unsupported(engine, NOT_TEXT_TO_IMAGE)
     unet = engine.forge_objects_original.unet.model
     if any(packed(parameter) for parameter in unet.parameters()):
         message = "Weights packed into 4 or fewer bits cannot be captured; set Diffusion in Low Bits to Automatic."
-        raise InputError("unsupported-model", message, file=name_of(engine))
+        raise unsupported(engine, message)
     return engine
-
-
-def family(engine: Any) -> str | None:
-    """ "sd1", "sd2", "sdxl" or None."""
-    kinds = (("sdxl", "is_sdxl"), ("sd2", "is_sd2"), ("sd1", "is_sd1"))
-    return next((name for name, flag in kinds if getattr(engine, flag, False)), None)
 
 
 def describe(engine: Any, *, hashed: bool = False) -> ModelInfo:
     """The engine's facts; `hashed` computes the file's hash where Forge has not."""
-    checkpoint, unet = engine.sd_checkpoint_info, engine.forge_objects_original.unet
-    sha256 = checkpoint.sha256 or ""
-    if hashed and not sha256:
-        sha256 = file_sha256(Path(checkpoint.filename))
-    kind, model = family(engine) or "unknown", unet.model
-    native = native_size(Path(checkpoint.filename), kind, model.predictor.prediction_type == "v_prediction")
-    return ModelInfo(
-        name_of(engine), kind, sha256, native, torch.device(unet.load_device), model.computation_dtype, _variant(model)
-    )
+    unet, family = engine.forge_objects_original.unet, flagged_family(engine) or "unknown"
+    path, model = Path(engine.sd_checkpoint_info.filename), unet.model
+    native = native_size(path, family, model.predictor.prediction_type == "v_prediction")
+    apart = model.storage_dtype != model.computation_dtype
+    variant = [f"stored as {model.storage_dtype}"] if apart else []
+    return model_info(engine, family, native, unet.load_device, model.computation_dtype, variant, hashed)
 
 
 def text_encoders(engine: Any) -> list[tuple[str, nn.Module]]:
@@ -77,14 +77,36 @@ def packed(parameter: Tensor) -> bool:
     return hasattr(parameter, "bnb_quantized") or getattr(parameter, "gguf_cls", None) is not None
 
 
-def name_of(engine: Any) -> str:
-    """The checkpoint's name."""
-    return str(engine.sd_checkpoint_info.name_for_extra)
+def current_info() -> ModelInfo | None:
+    """The chosen checkpoint, which the next job loads unless it is in memory."""
+    engine, chosen = loaded_model(), selected_checkpoint()
+    if engine is not None and chosen in (None, engine.sd_checkpoint_info):
+        return describe(engine)
+    return None if chosen is None else _describe_file(chosen)
 
 
-def _variant(unet: Any) -> str:
-    skip = int(getattr(shared.opts, "CLIP_stop_at_last_layers", 1))
-    parts = [f"clip skip {skip}"] if skip > 1 else []
-    if unet.storage_dtype != unet.computation_dtype:
-        parts.append(f"stored as {unet.storage_dtype}")
-    return ", ".join(parts)
+def selected_checkpoint() -> Any | None:
+    """Forge's entry of the checkpoint that the user chose; None before there is one."""
+    return sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
+
+
+def _describe_file(chosen: Any) -> ModelInfo | None:
+    """What the chosen file's header says, without loading it; None where it does not say enough."""
+    path = Path(chosen.filename)
+    try:
+        family = _family(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+    if family == "unknown":
+        return None
+    device = torch.device(memory_management.get_torch_device())
+    native = native_size(path, family, v_prediction=False)
+    return ModelInfo(str(chosen.name_for_extra), family, chosen.sha256 or "", native, device, torch.float32)
+
+
+@lru_cache(maxsize=16)
+def _family(path: Path, changed: int) -> str:
+    try:
+        return family_of_checkpoint(SafetensorsFile.open(path).tensors)
+    except (InputError, OSError, ValueError):
+        return "unknown"
