@@ -9,15 +9,14 @@ who comes back goes on. Pictures are sent inside the page, so that no address te
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 import sys
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from lib_loraclr.evaluation.ratings import HIGH, LOW, Mean, Rating, append, order_for, read, summary, trials_of
+from lib_loraclr.html import data_address, fragment
 
 CHOICES = [str(k) for k in range(LOW, HIGH + 1)]
 SHOWN_REFERENCES = 3
@@ -73,13 +72,8 @@ class RatingPage:
         if not state or state["at"] >= len(state["order"]):
             return ""
         trial = self.trials[state["order"][state["at"]]]
-        references = "".join(_image(path, "reference", 128) for path in trial.references[:SHOWN_REFERENCES])
-        picture = _image(trial.picture, "picture to rate", 288)
-        return (
-            '<div class="loraclr-rate">'
-            f"<figure><figcaption>References</figcaption>{references}</figure>"
-            f"<figure><figcaption>“{escape(trial.prompt)}”</figcaption>{picture}</figure></div>"
-        )
+        references = [_address(path) for path in trial.references[:SHOWN_REFERENCES]]
+        return fragment("rating.html", "trial", references, trial.prompt, _address(trial.picture))
 
     def place(self, state: dict[str, Any]) -> str:
         """How far the rater is."""
@@ -90,17 +84,11 @@ class RatingPage:
     def results(self) -> str:
         """Means with 95 % intervals per method, as an HTML table."""
         ratings = read(self.folder)
-        if not ratings:
-            return "<p>There is no rating yet.</p>"
-        lines = [
-            f"<tr><td>{escape(way)}</td><td>{_number(found['identity'])}</td><td>{_number(found['quality'])}</td>"
-            f"<td>{found['identity'].count}</td></tr>"
-            for way, found in summary(ratings).items()
+        rows = [
+            (way, _number(means["identity"]), _number(means["quality"]), means["identity"].count)
+            for way, means in summary(ratings).items()
         ]
-        head = "<tr><th>method</th><th>identity, 1 to 5</th><th>quality, 1 to 5</th><th>ratings</th></tr>"
-        raters = len({rating.rater for rating in ratings})
-        note = f"<p>Mean ± 95 % confidence interval; {raters} rater{'s' if raters > 1 else ''}.</p>"
-        return f'<table class="loraclr-results">{head}{"".join(lines)}</table>{note}'
+        return fragment("rating.html", "results", rows, len({rating.rater for rating in ratings}))
 
     def build(self) -> Any:
         """The gradio page, for gradio 3.41 and 4.40."""
@@ -129,10 +117,9 @@ class RatingPage:
         return page
 
 
-def _image(path: Path, text: str, side: int) -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    kind = "jpeg" if path.suffix.lower() in (".jpg", ".jpeg") else path.suffix.lower().lstrip(".")
-    return f'<img alt="{text}" height="{side}" src="data:image/{kind};base64,{data}">'
+def _address(path: Path) -> str:
+    suffix = path.suffix.lower().lstrip(".")
+    return data_address(path.read_bytes(), "jpeg" if suffix == "jpg" else suffix)
 
 
 def _number(mean: Mean) -> str:

@@ -13,7 +13,6 @@ from lib_loraclr.capture.prompts import EVERYTHING, OBJECT_TEMPLATES, SAMPLE_TEM
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import describe, read_lora
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
-from lib_loraclr.frontends.tab.cards import Card, card_html, cards_html
 from lib_loraclr.frontends.tab.choices import (
     Choice,
     complete,
@@ -24,7 +23,7 @@ from lib_loraclr.frontends.tab.choices import (
     usual_prompts,
 )
 from lib_loraclr.frontends.tab.facts import Facts, FileFacts
-from lib_loraclr.frontends.tab.picker import OTHER_BASE, list_html, row_html, row_of
+from lib_loraclr.frontends.tab.views import OTHER_BASE, Card, card_html, cards_html, list_html, row_html, row_of
 
 
 def test_a_header_tells_what_the_whole_file_tells(folder: Path) -> None:

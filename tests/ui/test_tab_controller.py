@@ -15,10 +15,10 @@ from lib_loraclr.formats import FileWarning
 from lib_loraclr.frontends.tab import settings
 from lib_loraclr.frontends.tab.choices import Choice
 from lib_loraclr.frontends.tab.controller import TabController
-from lib_loraclr.frontends.tab.interference import Interferences, interference_html
-from lib_loraclr.frontends.tab.preview import Grid, GridRequest, Subject, grid_html
-from lib_loraclr.frontends.tab.result import MergeResult, result_html
+from lib_loraclr.frontends.tab.facts import Interferences
+from lib_loraclr.frontends.tab.preview import Grid, GridRequest, Subject
 from lib_loraclr.frontends.tab.runner import OUT_OF_MEMORY, Runner
+from lib_loraclr.frontends.tab.views import MergeResult, grid_html, interference_html, result_html
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 from lib_loraclr.merging.outcome import ConceptOutcome, MergeOutcome
 from lib_loraclr.model import Phase, Progress
@@ -254,7 +254,7 @@ def test_the_matrix_reads_only_new_files(folder: Path) -> None:
     ink[1].rename(folder / "away")  # a subset needs no file
     (folder / "away").rename(ink[1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib_loraclr.frontends.tab.interference.overlap", _fail)
+        patch.setattr("lib_loraclr.frontends.tab.facts.overlap", _fail)
         part = pairs.of([ink, anna])
     assert part.matrix[0][1] == full.matrix[2][0]
     html = interference_html(full)

@@ -5,7 +5,6 @@ Works from one source under gradio 3.41.2 and 4.40.0.
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from lib_loraclr.frontends.panel.form import panel_form
 from lib_loraclr.frontends.panel.layouts import LayoutStore
 from lib_loraclr.frontends.panel.questions import panel_bridge
 from lib_loraclr.frontends.panel.services import PanelServices, as_json
+from lib_loraclr.html import fragment
 
 TITLE = "LoRACLR Regional"
 
@@ -41,7 +41,7 @@ def build_panel(
         "presets": layouts.listed(),
         "concepts": as_json(services.concepts()),
     }
-    frame = f'<div class="loraclr-regional" data-config="{html.escape(json.dumps(config), quote=True)}"></div>'
+    frame = fragment("panel.html", "frame", json.dumps(config))
     with accordion(value=False, label=TITLE, elem_id=ids["enabled"]) as enabled:
         gr.HTML(frame, elem_id=elem_id("panel"))
         spec = hidden_text(ids["spec"])

@@ -11,20 +11,32 @@ from typing import Any
 
 from lib_loraclr.app.application import Application, CatalogueEntry
 from lib_loraclr.app.cost import Passes, expected_phases
-from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
+from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.frontends.bridge import Answer
 from lib_loraclr.frontends.tab import choices as chosen
 from lib_loraclr.frontends.tab import settings
-from lib_loraclr.frontends.tab.cards import Card, cards_html
 from lib_loraclr.frontends.tab.choices import Choice
-from lib_loraclr.frontends.tab.estimate import Pace, estimate, estimate_html
-from lib_loraclr.frontends.tab.facts import FileFacts
-from lib_loraclr.frontends.tab.interference import Interferences, interference_html
-from lib_loraclr.frontends.tab.picker import list_html, model_html, row_html, row_of
-from lib_loraclr.frontends.tab.preview import Grid, GridRequest, Subject, grid_html, paint_grid
-from lib_loraclr.frontends.tab.result import MergeResult, result_html
+from lib_loraclr.frontends.tab.estimate import Pace, estimate
+from lib_loraclr.frontends.tab.facts import FileFacts, Interferences
+from lib_loraclr.frontends.tab.preview import Grid, GridRequest, Subject, paint_grid
 from lib_loraclr.frontends.tab.runner import Runner
-from lib_loraclr.frontends.words import note, time_text
+from lib_loraclr.frontends.tab.views import (
+    Card,
+    MergeResult,
+    cards_html,
+    error_html,
+    estimate_html,
+    grid_html,
+    interference_html,
+    list_html,
+    model_html,
+    note,
+    notes,
+    result_html,
+    row_html,
+    row_of,
+)
+from lib_loraclr.html import time_text
 from lib_loraclr.merging.config import MergeConfig, config_of
 from lib_loraclr.merging.options import MergeOptions
 from lib_loraclr.merging.pipeline import merge
@@ -120,9 +132,8 @@ class TabController:
         values = settings.from_recipe(recipe)
         values["name"] = settings.next_name(self.application.catalogue.folder(), name)
         text = "The recipe is loaded: LoRAs, weights, triggers and settings are those of this file."
-        status = note(text, "info", name) + "".join(
-            note("The recipe names a LoRA that is not in the folder any more.", "warning", file) for file in missing
-        )
+        gone = "The recipe names a LoRA that is not in the folder any more."
+        status = notes([(text, "info", name), *((gone, "warning", file) for file in missing)])
         return {"choices": items, "values": values, "status": status}
 
     # -- merging -------------------------------------------------------------------------------------------------
@@ -177,7 +188,7 @@ class TabController:
 
     def finish(self, name: str = "") -> dict[str, Any]:
         """Result and preview of what ran last, empty where there is nothing to show; the next name after `name`."""
-        status = "".join(error_html(done.error) for done in self.runner.finished.values() if done.error is not None)
+        status = error_html(*(done.error for done in self.runner.finished.values() if done.error is not None))
         result, grid = self.result, self.grid
         html = {"result": result_html(result) if result else "", "grid": grid_html(grid) if grid else ""}
         about: dict[str, Any] = {"html": html, "status": status, "failed": bool(status)}
@@ -304,14 +315,6 @@ class TabController:
         loras = [(str(c.file), c.weight, c.text_weight, c.trigger, c.class_word, c.prompts) for c in plan.options.lora]
         name = (model.name, model.family, str(model.device)) if model else ()
         return repr((name, loras, plan.capture, plan.distill, plan.rounds, sorted(plan.student_options.items())))
-
-
-def error_html(error: LoraclrError) -> str:
-    """An error as a line of its own; being cancelled is none."""
-    if isinstance(error, Cancelled):
-        return note(error.message)
-    where = Path(error.file).name if error.file else ""
-    return note(error.message, "error", "" if where and where in error.message else where)
 
 
 def _values(question: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from lib_loraclr.core.methods import METHODS, get_method
 from lib_loraclr.frontends.gradio_compat import volatile
 from lib_loraclr.frontends.tab import settings
 from lib_loraclr.frontends.tab.settings import ADVANCED, FIELDS, NAMES, SIMPLE, Advanced, method_name, method_title
-from lib_loraclr.frontends.words import tag
+from lib_loraclr.html import fragment
 
 RANKS = [("Exact", "exact"), ("One rank", "fixed"), ("Share of the effect", "energy"), ("File size", "size")]
 
@@ -71,7 +71,7 @@ def advanced_controls(by_name: dict[str, Any]) -> dict[str, Any]:
         with gr.Column(visible=shown and bool(settings_of_group), elem_classes=["lct-options"]) as groups[method]:
             if settings_of_group:
                 title = method_title(method) if method else "How the model is watched"
-                gr.HTML(tag("h4", title))
+                gr.HTML(fragment("tab_parts.html", "group_title", title))
                 with gr.Row(elem_classes=["lct-option-row"]):
                     for setting in settings_of_group:
                         by_name[setting.name] = _option(setting)
@@ -93,7 +93,7 @@ def shown_rank(kind: str) -> list[Any]:
 
 def summary_html(method: str) -> str:
     """What the chosen method does; `method` by name or title."""
-    return tag("p", get_method(method_name(method)).summary, "lct-soft lct-summary")
+    return fragment("tab_parts.html", "soft", get_method(method_name(method)).summary, "lct-summary")
 
 
 def _option(setting: Advanced) -> Any:

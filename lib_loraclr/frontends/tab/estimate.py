@@ -12,7 +12,6 @@ from lib_loraclr.core.moments import moment_dtype
 from lib_loraclr.distill.data import sampled_steps
 from lib_loraclr.distill.evaluate import exam_steps
 from lib_loraclr.frontends.tab.facts import Layout
-from lib_loraclr.frontends.words import memory_text, size_text, tag, time_text
 from lib_loraclr.merging.config import MergeConfig
 from lib_loraclr.model import ModelInfo
 
@@ -153,23 +152,3 @@ def _solve_seconds(
     solves = plan.rounds + 1 + (1 if plan.distill.steps else 0) + (3 if plan.options.report else 0)
     flops = sum(width**3 for width in widths.values()) * (len(layouts) + 4)
     return 1.0 + solves * (flops / SOLVE_FLOPS.get(device, 3e10) + 0.01 * len(layers))
-
-
-def estimate_html(found: Estimate) -> str:
-    """Four facts in a row."""
-    facts: list[tuple[str, str, str]] = []
-    if found.seconds is None:
-        facts.append(("Time", "?", "known once a checkpoint is loaded"))
-    else:
-        how = "from the cache" if found.cached else "as measured here" if found.measured else "a first guess"
-        facts.append(("Time", time_text(found.seconds), how if found.steps or found.cached else ""))
-    if found.steps:
-        facts.append(("Sampling", str(found.steps), "denoising steps"))
-    beside = "besides the model and a training step" if found.learns else "besides the model"
-    facts.append(("Memory", memory_text(found.memory_mib), beside))
-    facts.append(("File", size_text(found.bytes), "at most" if found.at_most else ""))
-    cells = "".join(
-        f'<div class="lct-fact">{tag("span", name)}{tag("b", value)}{tag("small", more) if more else ""}</div>'
-        for name, value, more in facts
-    )
-    return f'<div class="lct-facts">{cells}</div>'

@@ -1,25 +1,27 @@
-"""What the picker says about a file: read from its header when somebody looks at it, once per version of the file."""
+"""What files say: each from its header, read once per version when somebody looks at it; and how pairs interfere."""
 
 from __future__ import annotations
 
-import base64
-import io
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
-from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.formats import LoraFile, describe, read_lora
+from lib_loraclr.html import picture_address
+from lib_loraclr.merging.overlap import overlap
 
 T = TypeVar("T")
 THUMBNAIL = 96  # pixels; twice the size of a row's picture
 LARGEST_PICTURE = 32_000_000  # bytes; a preview larger than this is not opened
 LOW_RANK = ("lora", "locon")
+NEEDS_MODEL = "DoRA and OFT files are defined together with the base model; their interference is not shown."
+Version = tuple[Path, int, int]  # path, size, modification time
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class FileFacts:
         return "" if path is None else self._thumbnails.get(path, _read_thumbnail, "")
 
 
-class _ByVersion(OrderedDict[tuple[Path, int, int], T]):
+class _ByVersion(OrderedDict[Version, T]):
     """Values by (path, size, modification time), the oldest dropped beyond `limit`."""
 
     def __init__(self, limit: int) -> None:
@@ -86,10 +88,9 @@ class _ByVersion(OrderedDict[tuple[Path, int, int], T]):
     def get(self, path: Path, read: Callable[[Path], T], missing: T) -> T:  # type: ignore[override]
         """The value for the file as it is now; `missing` when there is none."""
         try:
-            status = path.stat()
+            key = _version(path)
         except OSError:
             return missing
-        key = (path, status.st_size, status.st_mtime_ns)
         with self.lock:
             if key in self:
                 self.move_to_end(key)
@@ -151,6 +152,78 @@ def _read_thumbnail(path: Path) -> str:
             small = picture.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return ""
-    stream = io.BytesIO()
-    small.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return picture_address(small, quality=80)
+
+
+@dataclass(frozen=True)
+class Interference:
+    """`matrix` is empty where it could not be computed; `problem` then says why."""
+
+    names: tuple[str, ...] = ()
+    matrix: tuple[tuple[float, ...], ...] = ()
+    problem: str = ""
+
+    @property
+    def highest(self) -> tuple[int, int] | None:
+        """The pair that interferes most."""
+        pairs = [(i, j) for i in range(len(self.names)) for j in range(i)]
+        return max(pairs, key=lambda pair: self.matrix[pair[0]][pair[1]]) if self.matrix and pairs else None
+
+
+class Interferences:
+    """Computes matrices; a newer request ends an older one that still reads files."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Version, Version], float] = {}
+        self._lock = threading.Lock()
+        self._latest = 0
+
+    def of(self, files: Sequence[tuple[str, Path]]) -> Interference:
+        """The matrix of (name, path) pairs; raises Cancelled when a newer request came."""
+        with self._lock:
+            self._latest += 1
+            number = self._latest
+        names = tuple(name for name, _ in files)
+        if len(files) < 2:
+            return Interference(names)
+        try:
+            versions = [_version(path) for _, path in files]
+            if not all((a, b) in self._known for a in versions for b in versions):
+                matrix = overlap([path for _, path in files], progress=_Newest(self, number)).matrix
+                for i, a in enumerate(versions):
+                    for j, b in enumerate(versions):
+                        self._known[a, b] = matrix[i][j]
+        except Cancelled:
+            raise
+        except (LoraclrError, OSError) as error:
+            code = getattr(error, "code", "")
+            return Interference(names, (), NEEDS_MODEL if code == "needs-checkpoint" else str(error))
+        return Interference(names, tuple(tuple(self._known[a, b] for b in versions) for a in versions))
+
+    def is_latest(self, number: int) -> bool:
+        """Whether no newer request came."""
+        return number == self._latest
+
+
+class _Newest:
+    """A progress that ends a computation nobody waits for any more."""
+
+    def __init__(self, owner: Interferences, number: int) -> None:
+        self.owner, self.number = owner, number
+
+    def phase(self, name: str, steps: int) -> None:
+        """Look whether it still matters."""
+        self.step()
+
+    def step(self, text: str = "") -> None:
+        """Raise Cancelled when a newer request came."""
+        if not self.owner.is_latest(self.number):
+            raise Cancelled
+
+    def message(self, text: str) -> None:
+        """Nothing to log."""
+
+
+def _version(path: Path) -> Version:
+    status = path.stat()
+    return path, status.st_size, status.st_mtime_ns

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 from PIL import Image
 
 from lib_loraclr.capture.prompts import OTHERS, phrase
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.frontends.words import tag
 from lib_loraclr.generation.generator import BATCH_PIXELS, Painter, native_size
 from lib_loraclr.generation.pictures import to_images
+from lib_loraclr.html import picture_address
 from lib_loraclr.model import DiffusionHost, Phase, Progress
 
 COLUMNS = ("Alone", "All in the prompt", "Merged")
@@ -106,25 +103,5 @@ def paint_grid(request: GridRequest, host: DiffusionHost, progress: Progress) ->
 
 def address_of(image: Image.Image) -> str:
     """The picture as a data address: JPEG, lossless PNG where that is small anyway."""
-    stream = io.BytesIO()
     small = image.width * image.height <= 192 * 192
-    image.save(stream, "PNG") if small else image.save(stream, "JPEG", quality=92)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-def grid_html(grid: Grid) -> str:
-    """A table with the concepts as rows; every picture says what it is."""
-    head = "".join(tag("th", name, scope="col") for name in ("", *COLUMNS))
-    rows: list[str] = []
-    for name, prompt, pictures in grid.rows:
-        cells = "".join(
-            f'<td><img src="{picture}" alt="{escape(f"{name}, {column}: {prompt}", quote=True)}" '
-            f'title="{escape(prompt, quote=True)}"></td>'
-            for column, picture in zip(COLUMNS, pictures, strict=True)
-        )
-        rows.append(f"<tr>{tag('th', name, scope='row')}{cells}</tr>")
-    return (
-        f'<div class="lct-scroll"><table class="lct-grid"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
-        f'</table></div><p class="lct-soft"><span>Same seed everywhere:</span> {grid.seed}</p>'
-    )
+    return picture_address(image, "png" if small else "jpeg", quality=92)

@@ -10,7 +10,6 @@ import gradio as gr
 from lib_loraclr.app.application import Application
 from lib_loraclr.frontends.bridge import Bridge
 from lib_loraclr.frontends.gradio_compat import endpoint, event, hidden_text, js, volatile
-from lib_loraclr.frontends.tab.cards import cards_html
 from lib_loraclr.frontends.tab.controller import TabController
 from lib_loraclr.frontends.tab.controls import (
     Controls,
@@ -20,26 +19,11 @@ from lib_loraclr.frontends.tab.controls import (
     shown_rank,
     summary_html,
 )
-from lib_loraclr.frontends.tab.interference import Interference, interference_html
+from lib_loraclr.frontends.tab.facts import Interference
 from lib_loraclr.frontends.tab.settings import NAMES, method_name, method_title, settle
-from lib_loraclr.frontends.words import note, tag
+from lib_loraclr.frontends.tab.views import cards_html, interference_html, note
+from lib_loraclr.html import fragment
 from lib_loraclr.version import __version__
-
-PROGRESS = (
-    '<div id="loraclr_progress" class="lct-progress" hidden><div id="loraclr_hostbar"></div>'
-    '<div class="lct-track" role="progressbar" aria-valuemin="0" aria-valuemax="100" aria-label="Progress">'
-    '<span></span></div><p class="lct-live" aria-live="polite"><b data-part="phase"></b> '
-    '<span data-part="step"></span> '
-    '<span data-part="left"></span> <span data-part="text" class="lct-soft"></span></p></div>'
-    '<div id="loraclr_status" aria-live="polite"></div>'
-)
-SEARCH = (
-    '<div class="lct-search"><input id="loraclr_search" type="search" placeholder="Search LoRAs" '
-    'aria-label="Search LoRAs" autocomplete="off" spellcheck="false"><label class="lct-check">'
-    '<input id="loraclr_usable" type="checkbox"><span>Hide unusable</span></label>'
-    '<span id="loraclr_count" class="lct-soft" aria-live="polite"></span></div>'
-)
-
 
 PREVIEW = ("template", "seed", "steps", "cfg")
 
@@ -67,30 +51,30 @@ def build_notice(message: str) -> gr.Blocks:
     return blocks
 
 
-def _heading(number: str, text: str) -> str:
-    return f'<h3 class="lct-heading"><span aria-hidden="true">{number}</span>{tag("span", text)}</h3>'
+def _heading(number: int, text: str) -> str:
+    return fragment("tab_parts.html", "heading", number, text)
 
 
 def _panel(name: str, html: str = "") -> None:
     """HTML that the page's script puts in the place of what is there."""
-    gr.HTML(f'<div data-panel="{name}">{html}</div>', elem_id=f"loraclr_{name}")
+    gr.HTML(fragment("tab_parts.html", "panel", name, html), elem_id=f"loraclr_{name}")
 
 
 def _picker() -> None:
-    gr.HTML(_heading("1", "Choose LoRAs"))
+    gr.HTML(_heading(1, "Choose LoRAs"))
     _panel("model")
-    gr.HTML(SEARCH)
+    gr.HTML(fragment("tab_choose.html", "search"))
     _panel("picker")
     gr.Button("Refresh the list", size="sm", elem_id="loraclr_refresh")
 
 
 def _work() -> tuple[Controls, list[Any]]:
     """The settings' controls, and those of the preview in the order of `PREVIEW`."""
-    gr.HTML(_heading("2", "Say what each one is"))
+    gr.HTML(_heading(2, "Say what each one is"))
     _panel("cards", cards_html([]))
-    gr.HTML(_heading("3", "See how much they interfere"))
+    gr.HTML(_heading(3, "See how much they interfere"))
     _panel("matrix", interference_html(Interference()))
-    gr.HTML(_heading("4", "Merge"))
+    gr.HTML(_heading(4, "Merge"))
     by_name: dict[str, Any] = {}
     with gr.Column(elem_id="loraclr_settings"):
         summary = main_controls(by_name)
@@ -101,11 +85,11 @@ def _work() -> tuple[Controls, list[Any]]:
         with gr.Row(elem_id="loraclr_run"):
             gr.Button("Merge", variant="primary", elem_id="loraclr_generate")
             gr.Button("Cancel", variant="stop", elem_id="loraclr_interrupt")
-        gr.HTML(PROGRESS)
+        gr.HTML(fragment("tab_merge.html", "progress"))
     _panel("result")
     with gr.Column(elem_id="loraclr_after", elem_classes=["lct-off"]):
         preview = _after()
-    gr.HTML(tag("p", f"sd-webui-loraclr {__version__}", "lct-soft lct-version"))
+    gr.HTML(fragment("tab_parts.html", "soft", f"sd-webui-loraclr {__version__}", "lct-version"))
     return Controls(by_name, groups, summary), preview
 
 

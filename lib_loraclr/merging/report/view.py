@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib_loraclr.charts import dot_plot, heat_map, line
-from lib_loraclr.html import percent, render
+from lib_loraclr.html import memory_text, percent, render, time_text
 
 LOW_KEPT = 0.5  # a concept of which less is kept is marked
 INPUT_FIELDS = ("name", "file", "type", "rank", "weight", "te_weight", "trigger", "class_word")
@@ -42,9 +42,8 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     kept = [concept["kept"] for concept in report["concepts"] if concept["kept"] is not None]
     if kept:
         facts += [("kept on average", percent(sum(kept) / len(kept))), ("kept at worst", percent(min(kept)))]
-    seconds = report["seconds"].get("total", 0)
-    total = f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
-    return [*facts, ("total", total), ("peak memory", f"{report['peak_memory_mib']:.0f} MiB")]
+    total, peak = time_text(report["seconds"].get("total", 0)), memory_text(report["peak_memory_mib"])
+    return [*facts, ("total", total), ("peak memory", peak)]
 
 
 def _concepts(report: Mapping[str, Any]) -> dict[str, Any]:
