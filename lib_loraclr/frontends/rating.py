@@ -132,13 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="what an evaluation wrote")
     parser.add_argument("--port", type=int, default=7863, metavar="N", help="default 7863")
     parser.add_argument("--results", action="store_true", help="print the means and stop")
-    given = parser.parse_args(arguments)
-    if given.results:
-        for way, found in summary(read(given.folder)).items():
-            sys.stdout.write(f"{way}: identity {_number(found['identity'])}, quality {_number(found['quality'])}\n")
+    args = parser.parse_args(arguments)
+    if args.results:
+        for way, means in summary(read(args.folder)).items():
+            sys.stdout.write(f"{way}: identity {_number(means['identity'])}, quality {_number(means['quality'])}\n")
         return 0
     try:
-        page = RatingPage(given.folder)
+        page = RatingPage(args.folder)
     except ValueError as error:
         sys.stderr.write(f"{error}.\n")
         return 2
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError:
         sys.stderr.write("The rating page needs gradio: pip install gradio==4.40.0.\n")
         return 2
-    built.queue().launch(server_name="127.0.0.1", server_port=given.port, show_api=False, inbrowser=False)
+    built.queue().launch(server_name="127.0.0.1", server_port=args.port, show_api=False, inbrowser=False)
     return 0
 
 

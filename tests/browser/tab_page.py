@@ -37,7 +37,7 @@ def running_tab(folder: Path) -> Iterator[RunningTab]:
     """Serve the tab on a free port over a fresh folder; closed at the end."""
     from gradio import networking
 
-    from lib_loraclr.frontends.tab.page import build_page
+    from lib_loraclr.frontends.tab.tab import build_page
     from lib_loraclr.hosts.standalone.application import StandaloneApplication
 
     networking.url_ok = lambda url: True  # its own three seconds are not enough on a machine that is busy

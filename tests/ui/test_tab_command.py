@@ -32,6 +32,6 @@ def test_without_gradio_the_command_says_what_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "lib_loraclr.frontends.tab.page", raising=False)
+    monkeypatch.delitem(sys.modules, "lib_loraclr.frontends.tab.tab", raising=False)
     assert main(["tab", "--loras", str(tmp_path)]) == 2
     assert "gradio" in capsys.readouterr().err

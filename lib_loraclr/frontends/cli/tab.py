@@ -55,7 +55,7 @@ def run(parsed: argparse.Namespace) -> Answer:
     if checkpoint is not None and not checkpoint.is_file():
         raise InputError("file-not-found", "The checkpoint does not exist.", file=str(checkpoint), key="checkpoint")
     try:
-        from lib_loraclr.frontends.tab.page import build_page
+        from lib_loraclr.frontends.tab.tab import build_page
     except ImportError as error:
         message = (
             f"The tab needs gradio, and it cannot be loaded here ({error}); `pip install gradio==4.40.0` brings it."

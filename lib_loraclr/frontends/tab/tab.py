@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -25,6 +26,9 @@ from lib_loraclr.frontends.tab.views import cards_html, interference_html, note
 from lib_loraclr.html import fragment
 from lib_loraclr.version import __version__
 
+PACKAGE = Path(__file__).resolve().parents[2]
+# Where style.css and javascript/ are: inside an installed package (pyproject.toml), else in the extension's folder.
+FILES = next(folder for folder in (PACKAGE / "assets", PACKAGE.parent) if (folder / "style.css").is_file())
 PREVIEW = ("template", "seed", "steps", "cfg")
 
 
@@ -42,6 +46,17 @@ def build_tab(application: Application) -> gr.Blocks:
             _carry_settings(controls, preview)
         _wire_settings(controls)
     return blocks
+
+
+def build_page(application: Application) -> gr.Blocks:
+    """The tab as a page of its own, where no WebUI brings style and scripts along."""
+    style = (FILES / "style.css").read_text(encoding="utf-8")
+    scripts = [FILES / "javascript" / f"loraclr_{name}.js" for name in ("bridge", "tab")]
+    script = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
+    page = build_tab(application)
+    with page:
+        page.load(None, None, None, **js(_loader(style, script)))
+    return page
 
 
 def build_notice(message: str) -> gr.Blocks:
@@ -150,3 +165,19 @@ def _wire_settings(controls: Controls) -> None:
     groups = list(controls.groups.values())
     method.change(lambda m: [summary_html(m), *shown_groups(m)], [method], [controls.summary, *groups], **event())
     rank.change(shown_rank, [rank], [named[f"rank_{kind}"] for kind in ("fixed", "energy", "size")], **event())
+
+
+def _loader(style: str, script: str) -> str:
+    """A function for the browser that adds both to the page once; `var` of the script becomes the page's own."""
+    return (
+        "() => { if (!document.getElementById('loraclr_style')) {"
+        " const style = document.createElement('style'); style.id = 'loraclr_style';"
+        f" style.textContent = {_text(style)};"
+        f" const script = document.createElement('script'); script.textContent = {_text(script)};"
+        " document.head.append(style, script); } }"
+    )
+
+
+def _text(source: str) -> str:
+    """A JavaScript string literal."""
+    return json.dumps(source).replace("</", "<\\/").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
