@@ -1,4 +1,4 @@
-"""Statistics on disk: what has been captured or learned once for LoRAs, checkpoint and settings stays known."""
+"""Tensors on disk: what has been captured or learned once for LoRAs, checkpoint and settings stays known."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class TensorCache:
     @staticmethod
     def default_folder() -> Path:
         """LORACLR_CACHE, else the user's cache folder."""
-        given = os.environ.get("LORACLR_CACHE")
+        folder = os.environ.get("LORACLR_CACHE")
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(given) if given else Path(base) / "sd-webui-loraclr"
+        return Path(folder) if folder else Path(base) / "sd-webui-loraclr"
 
     def find(self, key: str) -> dict[str, StoredMoment]:
         """Every stored moment of this key by layer name; empty where there is none."""
-        found: dict[str, StoredMoment] = {}
+        moments: dict[str, StoredMoment] = {}
         for path in sorted(self.folder.glob(f"{key}-*.safetensors")):
             with contextlib.suppress(OSError, ValueError, InputError):
-                found |= self._open(path).moments()
-        return found
+                moments |= self._open(path).moments()
+        return moments
 
     def store(self, key: str, moments: dict[str, SecondMoment], about: Mapping[str, object]) -> dict[str, StoredMoment]:
         """Write the moments of one key, which empties `moments`, and return them as stored ones.
@@ -72,11 +72,11 @@ class TensorCache:
         """Tensors (CPU) of this key and what was noted with them; None where there are none that can be read."""
         path = self._named(key, kind)
         try:
-            found = read_tensors(path, kind)
+            tensors_and_notes = read_tensors(path, kind)
         except (OSError, ValueError, InputError):
             return None
         self._use(path)
-        return found
+        return tensors_and_notes
 
     def store_tensors(self, key: str, kind: str, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
         """Write tensors of one key with notes (JSON data). Raises InputError where the folder cannot be written."""

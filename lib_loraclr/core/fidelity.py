@@ -110,13 +110,13 @@ def kept_on(deltas: Sequence[Delta | None], merged: Delta, moments: Sequence[Sec
     """kept (N,) float64 on these moments; NaN where a LoRA does nothing."""
     kept: list[float] = []
     for delta, gram in zip(deltas, grams(moments, merged.device), strict=True):
-        own = float(energy(delta, gram))
-        if delta is None or own <= 0:
+        response = float(energy(delta, gram))
+        if delta is None or response <= 0:
             kept.append(float("nan"))
             continue
         image = merged.after(gram)
-        lost = float(inner(image, merged) - 2 * inner(image, delta)) + own
-        kept.append(1.0 - max(0.0, lost) / own)
+        lost = float(inner(image, merged) - 2 * inner(image, delta)) + response
+        kept.append(1.0 - max(0.0, lost) / response)
     return torch.tensor(kept, dtype=torch.float64)
 
 
@@ -128,10 +128,10 @@ def _distances(
     energies: list[Tensor] = []
     for i, gram in enumerate(grams(moments, merged.device)):
         image = merged.after(gram)
-        own = [energy(delta, gram) for delta in deltas]
+        responses = [energy(delta, gram) for delta in deltas]
         both = [gram.new_zeros(()) if delta is None else inner(image, delta) for delta in deltas]
-        rows.append(inner(image, merged) - 2 * torch.stack(both) + torch.stack(own))
-        energies.append(own[i])
+        rows.append(inner(image, merged) - 2 * torch.stack(both) + torch.stack(responses))
+        energies.append(responses[i])
     return torch.stack(rows).clamp(min=0).cpu().tolist(), torch.stack(energies).cpu().tolist()
 
 

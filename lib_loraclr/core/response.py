@@ -28,23 +28,23 @@ class Response:
         self.factors = (delta.down, delta.up * weight) if isinstance(delta, LowRank) else (delta.weight * weight,)
         self.cast: tuple[Tensor, ...] = ()
 
-    def __call__(self, module: nn.Module, given: Tensor) -> Tensor:
-        """The layer's change for the input `given`, shaped as its output."""
-        if not self.cast or self.cast[0].device != given.device or self.cast[0].dtype != given.dtype:
-            self.cast = tuple(factor.to(given.device, given.dtype) for factor in self.factors)
-        return respond(module, given, self.cast)
+    def __call__(self, module: nn.Module, hidden: Tensor) -> Tensor:
+        """The layer's change for its input `hidden`, shaped as its output."""
+        if not self.cast or self.cast[0].device != hidden.device or self.cast[0].dtype != hidden.dtype:
+            self.cast = tuple(factor.to(hidden.device, hidden.dtype) for factor in self.factors)
+        return respond(module, hidden, self.cast)
 
 
-def respond(module: nn.Module, given: Tensor, factors: Sequence[Tensor]) -> Tensor:
+def respond(module: nn.Module, hidden: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """dW x with `factors` (down (r, in), up (out, r)) or (dW,), in the input's dtype and on its device."""
     first, rest = factors[0], factors[1:]
     if not is_convolution(module):
-        change = F.linear(given, first)
+        change = F.linear(hidden, first)
         return F.linear(change, rest[0]) if rest else change
     kernel = pair(module.kernel_size)
     spread = first.reshape(first.shape[0], -1, *kernel)
     layout: Any = (module.stride, module.padding, module.dilation)
-    change = F.conv2d(given, spread, None, *layout)
+    change = F.conv2d(hidden, spread, None, *layout)
     return F.conv2d(change, rest[0][:, :, None, None]) if rest else change
 
 

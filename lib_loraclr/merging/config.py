@@ -66,10 +66,10 @@ def config_of(options: MergeOptions) -> MergeConfig:
     if options.preset == "instant" and method.needs_statistics:
         message = f"The preset instant runs no model, which {method.name} needs; choose another preset or method."
         raise InputError("bad-option", message, key="preset")
-    given = new_names(by_name([*method.options, *JOB_OPTIONS]), options.option)
-    for_job = given.keys() & by_name(JOB_OPTIONS).keys()
-    complete_method = complete_options(method, {name: value for name, value in given.items() if name not in for_job})
-    job = complete(JOB_OPTIONS, {name: given[name] for name in for_job})
+    values = new_names(by_name([*method.options, *JOB_OPTIONS]), options.option)
+    for_job = values.keys() & by_name(JOB_OPTIONS).keys()
+    complete_method = complete_options(method, {name: value for name, value in values.items() if name not in for_job})
+    job = complete(JOB_OPTIONS, {name: values[name] for name in for_job})
     capture = CaptureSettings(
         preset="text" if options.preset == "text" else "full",
         seed=options.seed,
