@@ -120,7 +120,7 @@ def test_the_estimated_file_is_the_written_one(folder: Path) -> None:
         values = {**settings.defaults(), "preset": "instant", "method": "sum", "dtype": dtype, "overwrite": True}
         values |= {"rank_kind": rank, "rank_fixed": 3}
         plan = config_of(options(folder, values))
-        layouts = [FileFacts().layout(choice.file) for choice in plan.options.lora]
+        layouts = [FileFacts().layers(choice.file) for choice in plan.options.lora]
         expected, at_most = file_bytes(plan, layouts)
         written = merge(plan.options, open_host=None, progress=SilentProgress()).bytes  # type: ignore[arg-type]
         assert not at_most
@@ -131,7 +131,7 @@ FULL = {"preset": "full"}
 
 
 def test_layouts_have_every_layer_with_its_sides(folder: Path) -> None:
-    layout = FileFacts().layout(folder / "anna.safetensors")
+    layout = FileFacts().layers(folder / "anna.safetensors")
     assert sorted((item.out_features, item.in_features) for item in layout) == sorted(LAYERS.values())
     assert {item.rank for item in layout} == {4}
 
@@ -148,7 +148,7 @@ def test_steps_are_counted_by_hand(folder: Path) -> None:
 
 def test_pace_is_learned_and_a_cached_merge_samples_nothing(folder: Path) -> None:
     plan: MergeConfig = config_of(options(folder, {**settings.defaults(), "preset": "full"}))
-    layouts = [FileFacts().layout(choice.file) for choice in plan.options.lora]
+    layouts = [FileFacts().layers(choice.file) for choice in plan.options.lora]
     pace = Pace()
     first = estimate(plan, layouts, CPU, pace)
     assert not first.measured
@@ -165,7 +165,7 @@ def test_pace_is_learned_and_a_cached_merge_samples_nothing(folder: Path) -> Non
 def test_a_distillation_is_counted_by_hand(folder: Path) -> None:
     values = {**settings.defaults(), "preset": "best", "capture.sampling_steps": 10, "capture.distill": 50}
     plan = config_of(options(folder, values))
-    layouts = [FileFacts().layout(choice.file) for choice in plan.options.lora]
+    layouts = [FileFacts().layers(choice.file) for choice in plan.options.lora]
     pace = Pace()
     pace.learn(CPU, plan, 1, 1.0)  # one second a picture and step
     found, without = (estimate(p, layouts, CPU, pace) for p in (plan, config_of(options(folder, {**values, **FULL}))))
@@ -185,7 +185,7 @@ def test_a_distillation_is_counted_by_hand(folder: Path) -> None:
 
 def test_a_memory_budget_caps_the_memory_and_costs_passes(folder: Path, tmp_path: Path) -> None:
     big = write_lora(tmp_path / "big.safetensors", 1)
-    layouts = [FileFacts().layout(big)] * 2
+    layouts = [FileFacts().layers(big)] * 2
     values = {**settings.defaults(), **FULL, "capture.memory_budget": 1}
     plan = config_of(options(folder, values))
     wide = [[replace(item, in_features=1024) for item in items] for items in layouts]

@@ -148,9 +148,9 @@ class TabController:
             if not cards:
                 return ""
             plan = self._plan(cards, settings.named(values))
-            layouts = [self.files.layout(card.entry.path) for card in cards]
+            loras = [self.files.layers(card.entry.path) for card in cards]
             cached = self._signature(plan) in self._captured
-            return estimate_html(estimate(plan, layouts, self.application.model(), self.pace, cached=cached))
+            return estimate_html(estimate(plan, loras, self.application.model(), self.pace, cached=cached))
         except InputError as error:
             return error_html(error)
 

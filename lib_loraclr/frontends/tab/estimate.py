@@ -11,7 +11,7 @@ from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.moments import moment_dtype
 from lib_loraclr.distill.data import sampled_steps
 from lib_loraclr.distill.evaluate import exam_steps
-from lib_loraclr.frontends.tab.facts import Layout
+from lib_loraclr.frontends.tab.facts import LoraLayer
 from lib_loraclr.merging.config import MergeConfig
 from lib_loraclr.model import ModelInfo
 
@@ -69,17 +69,22 @@ class Estimate:
 
 
 def estimate(
-    plan: MergeConfig, layouts: Sequence[Sequence[Layout]], model: ModelInfo | None, pace: Pace, *, cached: bool = False
+    plan: MergeConfig,
+    loras: Sequence[Sequence[LoraLayer]],
+    model: ModelInfo | None,
+    pace: Pace,
+    *,
+    cached: bool = False,
 ) -> Estimate:
-    """For the chosen files' layouts; `cached` when a merge with these inputs and capture settings was done before."""
-    count = len(layouts)
+    """For the chosen LoRAs' layers; `cached` when a merge with these inputs and capture settings was done before."""
+    count = len(loras)
     passes = Passes.of(plan, count)
     pictures = 0 if cached else passes.watched(plan.rounds)
     steps = 0 if cached else denoising_steps(plan.capture, count, plan.rounds) if plan.samples else 0
-    widths = distinct_inputs(layouts)
+    widths = distinct_inputs(loras)
     value_bytes = moment_dtype(model.device if model else "cpu").itemsize
     grams = sum(value_bytes * width**2 for width in widths.values()) / 2**20
-    factors = sum(4 * item.rank * (item.out_features + item.in_features) for items in layouts for item in items) / 2**20
+    factors = sum(4 * item.rank * (item.out_features + item.in_features) for items in loras for item in items) / 2**20
     memory = factors
     if plan.samples:
         widest = max(widths.values(), default=0)
@@ -90,12 +95,12 @@ def estimate(
         pictures += passes.distilled
         steps += exam_steps(count, plan.distill, plan.capture)
         steps += sampled_steps(count, plan.distill, plan.capture) + plan.distill.steps
-    seconds: float | None = _solve_seconds(plan, layouts, widths, model)
+    seconds: float | None = _solve_seconds(plan, loras, widths, model)
     measured = True
     if pictures:
         each, measured = pace.of(model, plan) if model else (0.0, False)
         seconds = None if model is None else (seconds or 0.0) + each * pictures
-    size, at_most = file_bytes(plan, layouts)
+    size, at_most = file_bytes(plan, loras)
     return Estimate(steps, seconds, measured, memory, size, at_most, cached, bool(plan.distill.steps) and not cached)
 
 
@@ -111,19 +116,19 @@ def denoising_steps(capture: CaptureSettings, concepts: int, rounds: int) -> int
     return capture.steps * (a_round * (rounds + 1) + concepts * batches(capture.held_out_prompts))
 
 
-def distinct_inputs(layouts: Sequence[Sequence[Layout]]) -> dict[str, int]:
+def distinct_inputs(loras: Sequence[Sequence[LoraLayer]]) -> dict[str, int]:
     """Width by input: q, k and v of one attention read the same features."""
     return {
         SHARED.sub(lambda found: found.group(1).split(".")[0], item.name): item.in_features
-        for items in layouts
+        for items in loras
         for item in items
     }
 
 
-def merged_ranks(layouts: Sequence[Sequence[Layout]]) -> Mapping[str, tuple[int, int]]:
+def merged_ranks(loras: Sequence[Sequence[LoraLayer]]) -> Mapping[str, tuple[int, int]]:
     """Layer -> (exact rank of the merge, out + in)."""
     found: dict[str, tuple[int, int]] = {}
-    for items in layouts:
+    for items in loras:
         for item in items:
             rank, _ = found.get(item.name, (0, 0))
             full = min(item.out_features, item.in_features)
@@ -131,10 +136,10 @@ def merged_ranks(layouts: Sequence[Sequence[Layout]]) -> Mapping[str, tuple[int,
     return found
 
 
-def file_bytes(plan: MergeConfig, layouts: Sequence[Sequence[Layout]]) -> tuple[float, bool]:
+def file_bytes(plan: MergeConfig, loras: Sequence[Sequence[LoraLayer]]) -> tuple[float, bool]:
     """(bytes, whether it is only an upper bound)."""
     value_bytes = 4 if plan.options.dtype == "fp32" else 2
-    ranks = merged_ranks(layouts)
+    ranks = merged_ranks(loras)
     cap = int(plan.rank.value) if plan.rank.kind == "fixed" else 10**9
     total = sum(min(rank, cap) * sides * value_bytes + LAYER_OVERHEAD for rank, sides in ranks.values())
     if plan.rank.kind == "size":
@@ -143,12 +148,12 @@ def file_bytes(plan: MergeConfig, layouts: Sequence[Sequence[Layout]]) -> tuple[
 
 
 def _solve_seconds(
-    plan: MergeConfig, layouts: Sequence[Sequence[Layout]], widths: Mapping[str, int], model: ModelInfo | None
+    plan: MergeConfig, loras: Sequence[Sequence[LoraLayer]], widths: Mapping[str, int], model: ModelInfo | None
 ) -> float:
-    layers = merged_ranks(layouts)
+    layers = merged_ranks(loras)
     device = model.device.type if model else "cpu"
     if not plan.samples:
         return 0.5 + 0.002 * len(layers)
     solves = plan.rounds + 1 + (1 if plan.distill.steps else 0) + (3 if plan.options.report else 0)
-    flops = sum(width**3 for width in widths.values()) * (len(layouts) + 4)
+    flops = sum(width**3 for width in widths.values()) * (len(loras) + 4)
     return 1.0 + solves * (flops / SOLVE_FLOPS.get(device, 3e10) + 0.01 * len(layers))

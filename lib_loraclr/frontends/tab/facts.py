@@ -15,6 +15,7 @@ from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.formats import LoraFile, describe, read_lora
 from lib_loraclr.html import picture_address
 from lib_loraclr.merging.overlap import overlap
+from lib_loraclr.model import Phase
 
 T = TypeVar("T")
 THUMBNAIL = 96  # pixels; twice the size of a row's picture
@@ -25,7 +26,7 @@ Version = tuple[Path, int, int]  # path, size, modification time
 
 
 @dataclass(frozen=True)
-class Layout:
+class LoraLayer:
     """One layer of a file: canonical name, (out, in) of its update and the rank that the update has at most."""
 
     name: str
@@ -58,20 +59,20 @@ class Facts:
 
 
 class FileFacts:
-    """Facts, layouts and thumbnails of files. Nothing is read twice unless the file changed."""
+    """Facts, layers and thumbnails of files. Nothing is read twice unless the file changed."""
 
     def __init__(self) -> None:
         self._facts = _ByVersion[Facts](4096)
-        self._layouts = _ByVersion[tuple[Layout, ...]](64)
+        self._layers = _ByVersion[tuple[LoraLayer, ...]](64)
         self._thumbnails = _ByVersion[str](4096)
 
     def facts(self, path: Path) -> Facts:
         """From the header alone."""
         return self._facts.get(path, _read_facts, Facts(problem="The file does not exist any more."))
 
-    def layout(self, path: Path) -> tuple[Layout, ...]:
+    def layers(self, path: Path) -> tuple[LoraLayer, ...]:
         """The layers that the file changes; empty when it cannot be read."""
-        return self._layouts.get(path, _read_layout, ())
+        return self._layers.get(path, _read_layers, ())
 
     def thumbnail(self, path: Path | None) -> str:
         """A small picture as a data address, or nothing."""
@@ -120,15 +121,15 @@ def _read_facts(path: Path) -> Facts:
     )
 
 
-def _read_layout(path: Path) -> tuple[Layout, ...]:
+def _read_layers(path: Path) -> tuple[LoraLayer, ...]:
     try:
-        return tuple(_layouts(read_lora(path, values=False)))
+        return tuple(_layers_of(read_lora(path, values=False)))
     except InputError:
         return ()
 
 
-def _layouts(lora: LoraFile) -> list[Layout]:
-    found: list[Layout] = []
+def _layers_of(lora: LoraFile) -> list[LoraLayer]:
+    layers: list[LoraLayer] = []
     for name, update in lora.layers.items():
         out_features, in_features = update.size
         if not out_features or not in_features:
@@ -139,8 +140,8 @@ def _layouts(lora: LoraFile) -> list[Layout]:
             rank *= rank
         elif update.kind not in LOW_RANK:
             rank = full
-        found.append(Layout(name, out_features, in_features, min(rank, full)))
-    return found
+        layers.append(LoraLayer(name, out_features, in_features, min(rank, full)))
+    return layers
 
 
 def _read_thumbnail(path: Path) -> str:
@@ -211,7 +212,7 @@ class _Newest:
     def __init__(self, owner: Interferences, number: int) -> None:
         self.owner, self.number = owner, number
 
-    def phase(self, name: str, steps: int) -> None:
+    def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
         """Look whether it still matters."""
         self.step()
 
