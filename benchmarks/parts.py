@@ -23,7 +23,6 @@ from benchmarks.labels import label
 from benchmarks.study import Study, Unit, draw_concepts
 from benchmarks.ways import Way
 from lib_loraclr.core.deltas import Delta
-from lib_loraclr.evaluation.painting import paint, sampling_steps
 from lib_loraclr.evaluation.scores import rounded, score
 from lib_loraclr.model import Phase
 
@@ -47,15 +46,16 @@ def hybrid(own: Mapping[str, Delta], merged: Mapping[str, Delta], pattern: str) 
 
 def measure(study: Study, unit: Unit, merged: Mapping[str, Delta], pattern: str) -> list[float]:
     """Mean identity cosine of every concept, on the prompts and seeds of the study."""
-    world, brush, found = study.world, study.world.set.brush, list[float]()
-    steps = sampling_steps(world.host, brush, study.scale.pictures)
+    world, sampling, identities = study.world, study.world.set.sampling, list[float]()
+    steps = world.generator.steps(study.scale.pictures, sampling)
     study.progress.phase(Phase.GENERATE, len(unit.names) * steps, unit.way.label)
     for concept in world.concepts(unit.names):
         texts, update = study.prompts(concept.name, unit), hybrid(concept.deltas, merged, pattern)
-        pictures = paint(world.host, update, texts, study.seeds(concept.name), brush, study.progress)
+        seeds = study.seeds(concept.name)
+        pictures = world.generator.sample(update, texts, seeds, sampling, progress=study.progress).numpy()
         painted = score(concept.name, pictures, texts, world.references[concept.name], world.meters, [])
-        found.append(statistics.fmean(painted.identity))
-    return found
+        identities.append(statistics.fmean(painted.identity))
+    return identities
 
 
 def parts(study: Study, ways: Sequence[Way], count: int, out: Path) -> list[dict[str, Any]]:

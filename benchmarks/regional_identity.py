@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.regional_rates import SUBJECTS, WAYS
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
-from lib_loraclr.generation.generator import Painter
+from lib_loraclr.generation.generator import ImageGenerator, SamplingParams
 from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.regional import RegionalSpec, parse_spec
 from lib_loraclr.regional.spec import SUBJECTS_SEPARATE_UNTIL
@@ -69,7 +69,7 @@ class Gallery:
         self.references = [references(folder, one, self.meter) for one in self.concepts]
         self.host = load_checkpoint(folder / info["checkpoint"])
         self.side = self.host.info.native_size
-        self.painter = Painter(self.host)
+        self.generator = ImageGenerator(self.host)
 
     def text(self, *who: int) -> str:
         """A prompt that names these characters."""
@@ -78,12 +78,10 @@ class Gallery:
 
     def paint(self, prompt: str, seed: int, squares: int, regions: RegionalSpec | None = None) -> np.ndarray:
         """(side, squares * side, 3) uint8. Inside `host.ready()`."""
-        settings = self.settings
-        pictures = self.painter.paint(
-            f"{prompt} <lora:{self.lora.absolute()}:1>", [seed], negative=settings["negative_prompt"],
-            steps=settings["steps"], cfg=settings["cfg_scale"], size=(squares * self.side, self.side), regions=regions,
-        )  # fmt: skip
-        return pictures[0].numpy()
+        settings, size = self.settings, (squares * self.side, self.side)
+        params = SamplingParams(settings["steps"], settings["cfg_scale"], size, settings["negative_prompt"])
+        tagged = f"{prompt} <lora:{self.lora.absolute()}:1>"
+        return self.generator.generate([tagged], [seed], params, regions=regions)[0].numpy()
 
     def together(self, way: str, who: Sequence[int], seed: int) -> np.ndarray:
         """One canvas with these characters from left to right."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,6 @@ from benchmarks.ways import Maker, Way
 from benchmarks.world import World
 from lib_loraclr.evaluation.folder import EvaluationFolder, read_picture, write_picture
 from lib_loraclr.evaluation.meters import Pictures
-from lib_loraclr.evaluation.painting import paint, sampling_steps
 from lib_loraclr.evaluation.scores import ConceptScore, drift, make_row, rounded, score
 from lib_loraclr.model import Phase, Progress
 
@@ -30,6 +29,13 @@ SINGLE = Way("single")
 NEUTRAL_SEEDS = 2
 SEED, SEED_STEP, NEUTRAL_SEED = 20_000, 1_000, 900_000
 VERSION = 1
+
+
+def as_version_1(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the names that were used when units got their keys, so that what was measured is found."""
+    names = {"cfg_scale": "cfg", "negative_prompt": "negative", "batch_size": "batch"}
+    brush = {names.get(name, name): value for name, value in settings["sampling"].items()}
+    return {**{name: value for name, value in settings.items() if name != "sampling"}, "brush": brush}
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class Study:
             "checkpoint_sha256": world.host.info.sha256,
             "pictures": self.scale.pictures,
             "seed": SEED,
-            "brush": asdict(world.set.brush),
+            "sampling": asdict(world.set.sampling),
             "neutral_prompts": list(world.set.neutral[: self.scale.neutral]),
             "thresholds": {name: round(value, 4) for name, value in world.meters.thresholds.items()},
         }
@@ -93,7 +99,9 @@ class Study:
     def key(self, unit: Unit) -> str:
         """Names the unit."""
         loras = {name: self._shas[name] for name in unit.names}
-        text = json.dumps([self.settings, unit.way.identity(self.world), loras, unit.joint], sort_keys=True)
+        text = json.dumps(
+            [as_version_1(self.settings), unit.way.identity(self.world), loras, unit.joint], sort_keys=True
+        )
         return f"{unit.way.method}-{len(unit.names)}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
     def found(self, unit: Unit) -> dict[str, Any] | None:
@@ -130,16 +138,16 @@ class Study:
         self, names: Sequence[str], update: Any, unit: Unit
     ) -> tuple[list[ConceptScore], dict[str, Pictures], float]:
         """All concepts' pictures in one row of batches, then the neutral ones."""
-        world, count, brush = self.world, self.scale.pictures, self.world.set.brush
+        world, count, sampling = self.world, self.scale.pictures, self.world.set.sampling
         texts = {name: self.prompts(name, unit) for name in names}
         prompts = [text for name in names for text in texts[name]]
         seeds = [seed for name in names for seed in self.seeds(name)]
-        steps = sampling_steps(world.host, brush, len(prompts))
-        steps += sampling_steps(world.host, brush, NEUTRAL_SEEDS * len(self.settings["neutral_prompts"]))
+        steps = world.generator.steps(len(prompts), sampling)
+        steps += world.generator.steps(NEUTRAL_SEEDS * len(self.settings["neutral_prompts"]), sampling)
         self.progress.phase(Phase.GENERATE, steps, f"{unit.way.label}, {len(names)}")
         base = self.neutral({}) if self._base is None else self._base
         self._base = base
-        painted = paint(world.host, update, prompts, seeds, brush, self.progress)
+        painted = world.generator.sample(update, prompts, seeds, sampling, progress=self.progress).numpy()
         pictures = {name: painted[k * count : (k + 1) * count] for k, name in enumerate(names)}
         everyone = [world.references[s.name] for s in world.set.subjects]
         scores: list[ConceptScore] = []
@@ -153,7 +161,8 @@ class Study:
         """Pictures of the neutral prompts under an update, all prompts with each seed."""
         prompts = list(self.world.set.neutral[: self.scale.neutral]) * NEUTRAL_SEEDS
         seeds = [NEUTRAL_SEED + k for k in range(len(prompts))]
-        return paint(self.world.host, update, prompts, seeds, self.world.set.brush, self.progress)
+        world = self.world
+        return world.generator.sample(update, prompts, seeds, world.set.sampling, progress=self.progress).numpy()
 
     def prompts(self, name: str, unit: Unit) -> list[str]:
         """The prompts of a concept's pictures."""
@@ -213,7 +222,7 @@ class Study:
 def picture_folder(study: Study, names: Sequence[str]) -> EvaluationFolder:
     """The folder of pictures that grid, page and rating show: these concepts, all ways side by side."""
     settings = {**study.settings, "concepts": list(names), "checkpoint": study.world.host.info.name}
-    tag = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    tag = hashlib.sha256(json.dumps(as_version_1(settings), sort_keys=True).encode()).hexdigest()[:8]
     folder = EvaluationFolder.start(study.work / f"pictures-{len(names)}-{tag}", settings)
     for name in names:
         subject = study.world.subject(name)

@@ -12,9 +12,8 @@ from benchmarks.gathering import INPUTS, merge_on
 from benchmarks.labels import label
 from benchmarks.published import Loraclr, by_lbfgs, merge_published
 from benchmarks.world import World
-from lib_loraclr.core.deltas import Delta
+from lib_loraclr.core.deltas import Delta, stack
 from lib_loraclr.core.methods import get_method
-from lib_loraclr.evaluation.painting import stacked
 from lib_loraclr.formats.weighted import host_shapes, read_files, weighted_deltas
 from lib_loraclr.merging.config import config_of
 from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions
@@ -144,7 +143,7 @@ class Maker:
     def _orthogonal(self, names: Sequence[str], weight: float) -> Updates:
         assert self.orthogonal is not None
         parts = [self._read(self.orthogonal(name)) for name in names]
-        return {name: delta.scaled(weight) for name, delta in stacked(parts).items()}
+        return {name: delta.scaled(weight) for name, delta in stack(parts).items()}
 
     def _read(self, path: Path) -> Updates:
         lora = read_files([path], self.world.host.layers())[0]

@@ -32,6 +32,7 @@ from lib_loraclr.evaluation.network import PictureNetwork, TrunkEmbedder, build_
 from lib_loraclr.evaluation.options import ConceptSet, Subject, load_set
 from lib_loraclr.evaluation.scores import References
 from lib_loraclr.formats.weighted import host_shapes, read_files
+from lib_loraclr.generation.generator import ImageGenerator
 from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.merging.inputs import make_inputs
 from lib_loraclr.model import DiffusionHost
@@ -48,11 +49,16 @@ class World:
     """A loaded model with everything it is measured by. `stick`: the embedder's own errors, which come first."""
 
     folder: Path
-    host: DiffusionHost
+    generator: ImageGenerator
     set: ConceptSet
     meters: Meters
     references: dict[str, References]
     stick: dict[str, Any]
+
+    @property
+    def host(self) -> DiffusionHost:
+        """The loaded model."""
+        return self.generator.host
 
     def subject(self, name: str) -> Subject:
         """A concept by name."""
@@ -106,7 +112,7 @@ def open_world(folder: Path, *, held_out: int = HELD_OUT, device: str = "cpu") -
     stick, thresholds = measure_stick(meters, host, held_out)
     meters = replace(meters, thresholds=thresholds)
     references = {s.name: References.of(s.kind, pictures[s.name], meters) for s in found.subjects}
-    return World(folder, host, found, meters, references, stick)
+    return World(folder, ImageGenerator(host), found, meters, references, stick)
 
 
 def measure_stick(meters: Meters, host: DiffusionHost, count: int) -> tuple[dict[str, Any], dict[str, float]]:

@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 from lib_loraclr.core.errors import LoraclrError  # noqa: E402
 from lib_loraclr.frontends.cli.progress import BarProgress  # noqa: E402
 from lib_loraclr.frontends.cli.table import table  # noqa: E402
-from lib_loraclr.generation.generator import Painter  # noqa: E402
+from lib_loraclr.generation.generator import ImageGenerator, SamplingParams  # noqa: E402
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint  # noqa: E402
 from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions  # noqa: E402
 from lib_loraclr.merging.outcome import MergeOutcome  # noqa: E402
@@ -38,7 +38,7 @@ from lib_loraclr.merging.pipeline import merge  # noqa: E402
 from lib_loraclr.model import Phase  # noqa: E402
 from miniature.measure import Meter  # noqa: E402
 
-BATCH = 16
+BATCH_SIZE = 16  # the README's figures were measured with it
 SEED = 1000
 COLUMNS = ("single LoRA", "stacked sum", "gradient fusion\nas published", "preset full", "our default")
 MUTE = (96, 104, 115)
@@ -103,27 +103,20 @@ class Demo:
         )
         return merge(options, open_host=lambda checkpoint, device: self.host(), progress=self.progress)
 
-    def paint(self, painter: Painter, index: int, tags: str) -> Cell:
+    def sampling(self) -> SamplingParams:
+        """How the miniature's pictures are sampled."""
+        settings = self.info["generation"]
+        return SamplingParams(
+            settings["steps"], settings["cfg_scale"], (settings["width"], settings["height"]),
+            settings["negative_prompt"], batch_size=BATCH_SIZE,
+        )  # fmt: skip
+
+    def cell(self, generator: ImageGenerator, index: int, tags: str) -> Cell:
         """Pictures of concept `index` on its own prompts; the same seeds whatever the tags."""
-        concept, settings = self.concepts[index], self.info["generation"]
-        texts = concept["prompts"]
+        texts = self.concepts[index]["prompts"]
         prompts = [f"{texts[k % len(texts)]} {tags}" for k in range(self.pictures)]
-        parts = []
-        for start in range(0, self.pictures, BATCH):
-            chunk = prompts[start : start + BATCH]
-            seeds = [SEED + start + k for k in range(len(chunk))]
-            parts.append(
-                painter.paint(
-                    chunk,
-                    seeds,
-                    negative=settings["negative_prompt"],
-                    steps=settings["steps"],
-                    cfg=settings["cfg_scale"],
-                    size=(settings["width"], settings["height"]),
-                    progress=self.progress,
-                ).numpy()
-            )
-        pictures = np.concatenate(parts)
+        seeds = [SEED + k for k in range(self.pictures)]
+        pictures = generator.generate(prompts, seeds, self.sampling(), progress=self.progress).numpy()
         vectors = self.meter.identity(pictures)
         return Cell(
             pictures,
@@ -131,19 +124,19 @@ class Demo:
             self.meter.nearest(vectors, self.references) == index,
         )
 
-    def paint_all(self, published: Path, full: Path, merged: Path) -> list[list[Cell]]:
+    def all_cells(self, published: Path, full: Path, merged: Path) -> list[list[Cell]]:
         """Cells [concept][way] in the order of `COLUMNS`."""
         files = [self.folder / concept["file"] for concept in self.concepts]
         stack = " ".join(f"<lora:{file}:1>" for file in files)
         host = self.host()
-        steps = self.info["generation"]["steps"] * math.ceil(self.pictures / BATCH) * len(COLUMNS)
+        generator = ImageGenerator(host)
+        steps = generator.steps(self.pictures, self.sampling()) * len(COLUMNS)
         rows: list[list[Cell]] = []
         with host.ready():
-            painter = Painter(host)
             for index, concept in enumerate(self.concepts):
                 self.progress.phase(Phase.GENERATE, steps, concept["name"])
                 tags = [f"<lora:{file}:1>" for file in (files[index], published, full, merged)]
-                rows.append([self.paint(painter, index, tag) for tag in (tags[0], stack, *tags[1:])])
+                rows.append([self.cell(generator, index, tag) for tag in (tags[0], stack, *tags[1:])])
         return rows
 
     def grid(self, rows: Sequence[Sequence[Cell]], path: Path) -> None:
@@ -269,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Gradient fusion as published, for comparison …", flush=True)
         published = demo.merge("gradient-fusion", "gradient-fusion", {"published": True}, preset="full")
         print(f"Painting {len(demo.concepts) * len(COLUMNS) * demo.pictures} pictures …", flush=True)
-        rows = demo.paint_all(published.out, full.out, outcome.out)
+        rows = demo.all_cells(published.out, full.out, outcome.out)
     except LoraclrError as error:
         print(f"The demo could not run: {error.message} {error.file or ''}", file=sys.stderr)
         return error.exit_status

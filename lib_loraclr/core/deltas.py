@@ -6,7 +6,7 @@ user weight are folded in, so a delta is always the true dW that the host adds t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -138,6 +138,15 @@ def add(deltas: Sequence[Delta]) -> Delta:
             total += delta.dense()
         return Dense(total)
     return LowRank(torch.cat([d.up for d in factored], dim=1), torch.cat([d.down for d in factored], dim=0))
+
+
+def stack(parts: Sequence[Mapping[str, Delta]]) -> dict[str, Delta]:
+    """Layer name -> the exact sum of the parts that have it: what LoRA tags side by side in a prompt do."""
+    by_layer: dict[str, list[Delta]] = {}
+    for part in parts:
+        for name, delta in part.items():
+            by_layer.setdefault(name, []).append(delta)
+    return {name: deltas[0] if len(deltas) == 1 else add(deltas) for name, deltas in by_layer.items()}
 
 
 def inner(a: Delta, b: Delta) -> Tensor:

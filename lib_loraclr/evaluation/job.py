@@ -11,17 +11,17 @@ import numpy as np
 from PIL import Image
 
 from lib_loraclr.capture import Concept
-from lib_loraclr.core.deltas import Delta
+from lib_loraclr.core.deltas import Delta, stack
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.evaluation.folder import EvaluationFolder, read_pictures, write_picture
 from lib_loraclr.evaluation.meters import Calibration, Meters, Pictures
 from lib_loraclr.evaluation.options import EvaluateOptions, Subject
 from lib_loraclr.evaluation.page import render_page
-from lib_loraclr.evaluation.painting import paint, sampling_steps, stacked
 from lib_loraclr.evaluation.scores import ConceptScore, References, drift, make_row, score
 from lib_loraclr.formats import FileWarning, LoraFile
 from lib_loraclr.formats.output import probe, write_text
 from lib_loraclr.formats.weighted import check_families, host_shapes, read_files, weighted_deltas
+from lib_loraclr.generation.generator import ImageGenerator
 from lib_loraclr.merging.inputs import make_inputs
 from lib_loraclr.merging.options import LoraChoice
 from lib_loraclr.model import DiffusionHost, Phase, Progress
@@ -114,7 +114,7 @@ def _check(options: EvaluateOptions) -> None:
 @dataclass
 class _Job:
     options: EvaluateOptions
-    host: DiffusionHost
+    generator: ImageGenerator
     meters: Meters
     folder: EvaluationFolder
     prompts: list[tuple[str, ...]]
@@ -159,13 +159,13 @@ class _Job:
             else References(subject.kind, None, None)
             for subject in options.subjects
         ]
-        return cls(options, host, meters, folder, prompts, references, ways, [*warnings, *notes])
+        return cls(options, ImageGenerator(host), meters, folder, prompts, references, ways, [*warnings, *notes])
 
     def run(self, way: Way, progress: Progress) -> None:
         """Paint what is missing, measure, note."""
         options, scores, counts = self.options, list[ConceptScore](), dict[str, int]()
         self.folder.begin_way(way.name, way.source)
-        per = sampling_steps(self.host, options.brush, options.pictures)
+        per = self.generator.steps(options.pictures, options.sampling)
         progress.phase(Phase.GENERATE, per * len(options.subjects), way.label)
         for subject, updates, texts, own in zip(
             options.subjects, way.updates, self.prompts, self.references, strict=True
@@ -192,7 +192,7 @@ class _Job:
         paths = [self.folder.picture_path(way.name, name, k + 1) for k in range(len(texts))]
         if all(path.is_file() for path in paths):
             return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
-        painted = paint(self.host, updates, texts, seeds, self.options.brush, progress)
+        painted = self.generator.sample(updates, texts, seeds, self.options.sampling, progress=progress).numpy()
         for path, picture in zip(paths, painted, strict=True):
             write_picture(path, picture)
         return painted
@@ -203,7 +203,7 @@ class _Job:
             return None
         texts = [prompt for _ in range(NEUTRAL_SEEDS) for prompt in options.neutral]
         seeds = [options.seed + NEUTRAL_OFFSET + k for k in range(len(texts))]
-        steps = 2 * sampling_steps(self.host, options.brush, len(texts))
+        steps = 2 * self.generator.steps(len(texts), options.sampling)
         progress.phase(Phase.GENERATE, steps, f"neutral prompts, {way.label}")
         plain = Way("none", "no LoRA", (), {})
         base = self._painted(plain, "neutral", {}, texts, seeds, progress)
@@ -221,7 +221,7 @@ def _ways(
         Way("single", "single LoRAs", [concept.deltas for concept in concepts], None),
     ]
     if options.stacked:
-        summed = stacked([concept.deltas for concept in concepts])
+        summed = stack([concept.deltas for concept in concepts])
         ways.append(Way("stacked", "all LoRAs stacked", [summed] * count, summed))
     warnings: list[FileWarning] = []
     shapes = host_shapes(host)
@@ -252,7 +252,7 @@ def _settings(
     return {
         "checkpoint": host.info.name,
         "checkpoint_sha256": host.info.sha256,
-        "brush": asdict(options.brush),
+        "sampling": asdict(options.sampling),
         "seed": options.seed,
         "pictures": options.pictures,
         "neutral_prompts": list(options.neutral),

@@ -15,7 +15,7 @@ from typing import Any
 
 from lib_loraclr.capture.prompts import phrase, with_article
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.evaluation.painting import Brush
+from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.merging.options import LoraChoice
 from lib_loraclr.reading import Reader, array, integer, number, object_, text
 
@@ -72,7 +72,7 @@ class EvaluateOptions:
     stacked: bool = False
     pictures: int = 8
     seed: int = 1000
-    brush: Brush = field(default_factory=Brush)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     neutral: tuple[str, ...] = NEUTRAL
     embedder: Path | None = None
     clip: Path | None = None
@@ -85,7 +85,7 @@ class EvaluateOptions:
         """Raises InputError for what cannot be evaluated, before a file is read."""
         if not self.subjects:
             raise InputError("empty-selection", "No LoRA was chosen; give at least one.", key="lora")
-        for name, low, value in (("pictures", 1, self.pictures), ("steps", 1, self.brush.steps)):
+        for name, low, value in (("pictures", 1, self.pictures), ("steps", 1, self.sampling.steps)):
             if value < low:
                 raise InputError("bad-option", f"'{name}' must be at least {low}, not {value}.", key=name)
         for subject in self.subjects:
@@ -114,7 +114,7 @@ class ConceptSet:
     subjects: tuple[Subject, ...]
     checkpoint: Path | None
     embedder: Path | None
-    brush: Brush
+    sampling: SamplingParams
     neutral: tuple[str, ...]
 
 
@@ -137,8 +137,8 @@ def load_set(path: Path, names: Sequence[str] = ()) -> ConceptSet:
         raise InputError("empty-selection", "The set holds no concept.", file=source, key="concepts")
     neutral = tuple(read.get("neutral_prompts", _texts, NEUTRAL))
     generation: Mapping[str, Any] = read.get("generation", object_, {})
-    brush = _brush(Reader(generation, "generation.", source, folder))
-    return ConceptSet(tuple(subjects), read.path("checkpoint"), read.path("embedder"), brush, neutral)
+    sampling = _sampling(Reader(generation, "generation.", source, folder))
+    return ConceptSet(tuple(subjects), read.path("checkpoint"), read.path("embedder"), sampling, neutral)
 
 
 def _texts(value: Any) -> list[str]:
@@ -185,9 +185,9 @@ def _subject(entry: Mapping[str, Any], prefix: str, source: str, folder: Path) -
     )
 
 
-def _brush(read: Reader) -> Brush:
+def _sampling(read: Reader) -> SamplingParams:
     width, height = read.get("width", integer, None), read.get("height", integer, None)
-    return Brush(
+    return SamplingParams(
         read.get("steps", integer, 20),
         read.get("cfg_scale", number, 7.0),
         (width, height) if width and height else None,

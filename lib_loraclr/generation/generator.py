@@ -1,116 +1,122 @@
-"""Pictures from a prompt with LoRA tags, through the host's own sampler."""
+"""The sampling loop: prompts with LoRA tags, or plain prompts under a set of deltas, become pictures.
+
+Everything that makes pictures goes through it: the command `generate`, the evaluation, the tab's preview, the demo and
+the benchmarks. Pictures are sampled side by side in batches; a seed draws the same noise in every batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from lib_loraclr.capture import inject
-from lib_loraclr.core.deltas import Delta, add
+from lib_loraclr.core.deltas import Delta, LayerShape, stack
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import read_lora, recipe_of
 from lib_loraclr.formats.lora_file import FileWarning
-from lib_loraclr.formats.output import all_or_nothing, check_job_output, write_bytes
 from lib_loraclr.formats.weighted import check_families, find_lora, host_shapes, weighted_deltas
-from lib_loraclr.generation.pictures import contact_sheet, infotext, png, to_images
 from lib_loraclr.generation.prompt_tags import LoraTag, split_prompt
-from lib_loraclr.model import DiffusionHost, Phase, Progress, SampleRequest
-from lib_loraclr.opening import HostOpener, resolve_device
-from lib_loraclr.regional import Region, RegionalSpec, dump_spec
+from lib_loraclr.model import DiffusionHost, Progress, SampleRequest
+from lib_loraclr.regional import Region, RegionalSpec
 from lib_loraclr.regional.lora import RegionalRequest
-from lib_loraclr.timing import Stopwatch
 
-BATCH_PIXELS = 4 * 512 * 512  # pictures sampled side by side hold about this many pixels
-SAMPLER = "ddim"
+BATCH_PIXELS = 4 * 512 * 512  # a batch holds about this many pixels
+MOST_IN_A_BATCH = 32
 
 
 @dataclass(frozen=True)
-class GenerateOptions:
-    """`size` None is the model's own; picture k has seed `seed + k`; `out` is numbered when there are several."""
+class SamplingParams:
+    """How pictures are sampled, in the names of SampleRequest.
 
-    prompt: str
-    out: Path
-    checkpoint: Path | None = None
-    negative: str = ""
-    seed: int = 0
+    `size` is (width, height) in pixels, None the model's own; `batch_size` 0 is as many pictures as have about the
+    pixels of four pictures of 512 x 512, at most 32.
+    """
+
     steps: int = 20
-    cfg: float = 7.0
+    cfg_scale: float = 7.0
     size: tuple[int, int] | None = None
-    count: int = 1
-    grid: bool = False
-    lora_dir: Path | None = None
-    device: str = "auto"
-    overwrite: bool = False
-    regions: RegionalSpec | None = None
+    negative_prompt: str = ""
+    sampler: str = "ddim"
+    batch_size: int = 0
+
+    def size_on(self, host: DiffusionHost) -> tuple[int, int]:
+        """(width, height) of the pictures that a model makes."""
+        return self.size or (host.info.native_size, host.info.native_size)
+
+    def batch_on(self, host: DiffusionHost) -> int:
+        """Pictures that a model samples side by side."""
+        width, height = self.size_on(host)
+        return self.batch_size or max(1, min(MOST_IN_A_BATCH, BATCH_PIXELS // (width * height)))
 
 
-@dataclass(frozen=True)
-class GenerateOutcome:
-    """`files` are the pictures in order of their seeds, then the grid when there is one."""
+class ImageGenerator:
+    """Makes pictures with a loaded model; LoRA files are read once. Use it inside `host.ready()`.
 
-    files: list[Path]
-    seeds: list[int]
-    seconds: float
-    warnings: Sequence[FileWarning] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints; `out` is the first picture, or the grid."""
-        return {
-            "ok": True,
-            "out": str(self.files[-1] if len(self.files) > len(self.seeds) else self.files[0]),
-            "files": [str(path) for path in self.files],
-            "seeds": self.seeds,
-            "seconds": {"total": round(self.seconds, 3)},
-            "warnings": [warning.as_dict() for warning in self.warnings],
-        }
-
-
-class Painter:
-    """A loaded model that paints prompts with LoRA tags; files are read once. Use inside `host.ready()`."""
+    `warnings` collects what was noticed about the files and tags so far. Names in tags are looked up in `lora_dir`.
+    """
 
     def __init__(self, host: DiffusionHost, *, lora_dir: Path | None = None) -> None:
         self.host, self.lora_dir = host, lora_dir
-        self.shapes = host_shapes(host)
         self.warnings: list[FileWarning] = []
         self._deltas: dict[LoraTag, Mapping[str, Delta]] = {}
         self._triggers: dict[str, str] = {}
 
-    def paint(
-        self,
-        prompt: str | Sequence[str],
-        seeds: Sequence[int],
-        *,
-        negative: str = "",
-        steps: int = 20,
-        cfg: float = 7.0,
-        size: tuple[int, int] | None = None,
-        progress: Progress | None = None,
-        regions: RegionalSpec | None = None,
-    ) -> Tensor:
-        """One picture per seed, uint8 (n, h, w, 3). The prompt's LoRA tags act, stacked as in the WebUI.
+    def steps(self, pictures: int, params: SamplingParams) -> int:
+        """Progress steps that so many pictures of one call take."""
+        return -(-pictures // params.batch_on(self.host)) * params.steps
 
-        Several prompts, one per seed, must have the same tags; they are sampled side by side. A tag in a region's
-        prompt acts on the whole picture, with a warning; a region's own `loras` act there only.
+    def generate(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        params: SamplingParams,
+        *,
+        regions: RegionalSpec | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """One picture per prompt and seed, uint8 (n, h, w, 3), while the LoRA tags of the prompts act.
+
+        All prompts need the same tags, which are stacked as in the WebUI. A tag in a region's prompt acts on the whole
+        picture, with a warning; a region's own `loras` act there only. Raises InputError.
         """
-        split = [split_prompt(text) for text in ([prompt] * len(seeds) if isinstance(prompt, str) else prompt)]
-        texts, tags = [text for text, _ in split], split[0][1]
-        if any(other != tags for _, other in split):
+        split = [split_prompt(prompt) for prompt in prompts]
+        texts, tags = [text for text, _ in split], split[0][1] if split else []
+        if any(others != tags for _, others in split):
             raise InputError("bad-tag", "Prompts that are sampled side by side need the same LoRA tags.", key="prompt")
-        spec, more = self._without_tags(regions, tags)
-        tags = [*tags, *more]
-        size = size or native_size(self.host)
-        layers = self.host.layers()
-        deltas = self._stacked(tags)
-        request = SampleRequest(
-            texts, list(seeds), steps, size, cfg, negative, SAMPLER, None if spec is None else self._regional(spec)
-        )
+        spec, region_tags = self._without_tags(regions, tags)
+        deltas = self._stacked([*tags, *region_tags])
+        request = None if spec is None else self._regional(spec)
+        return self.sample(deltas, texts, seeds, params, regions=request, progress=progress)
+
+    def sample(
+        self,
+        deltas: Mapping[str, Delta],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        params: SamplingParams,
+        *,
+        regions: RegionalRequest | None = None,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """One picture per plain prompt and seed, uint8 (n, h, w, 3), while `deltas` act; n may be 0."""
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+        (width, height), batch, layers = params.size_on(self.host), params.batch_on(self.host), self.host.layers()
+        pictures = [torch.zeros(0, height, width, 3, dtype=torch.uint8)]
         with inject({name: layers[name] for name in deltas}, deltas):
-            latents = self.host.sample(request, progress)
-        return self.host.decode(latents)
+            for first in range(0, len(prompts), batch):
+                part = slice(first, first + batch)
+                request = SampleRequest(
+                    list(prompts[part]), list(seeds[part]), params.steps, (width, height), params.cfg_scale,
+                    params.negative_prompt, params.sampler, regions,
+                )  # fmt: skip
+                pictures.append(self.host.decode(self.host.sample(request, progress)))
+        return torch.cat(pictures)
 
     def _without_tags(
         self, spec: RegionalSpec | None, tags: Sequence[LoraTag]
@@ -121,9 +127,9 @@ class Painter:
         more: list[LoraTag] = []
         plain: list[Region] = []
         for region in spec.active():
-            text, found = split_prompt(region.prompt)
-            plain.append(replace(region, prompt=text) if found else region)
-            more += [tag for tag in found if tag not in tags and tag not in more]
+            text, region_tags = split_prompt(region.prompt)
+            plain.append(replace(region, prompt=text) if region_tags else region)
+            more += [tag for tag in region_tags if tag not in tags and tag not in more]
         if more:
             names = ", ".join(tag.file for tag in more)
             message = f"{names} stands in a region's prompt but acts on the whole picture."
@@ -140,19 +146,17 @@ class Painter:
         return RegionalRequest(spec, deltas, dict(self._triggers))
 
     def _stacked(self, tags: Sequence[LoraTag]) -> Mapping[str, Delta]:
-        parts = [self._load(tag) for tag in tags]
-        names = dict.fromkeys(name for part in parts for name in part)
-        stacked: dict[str, Delta] = {}
-        for name in names:
-            present = [part[name] for part in parts if name in part]
-            stacked[name] = present[0] if len(present) == 1 else add(present)
-        return stacked
+        return stack([self._load(tag) for tag in tags])
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, LayerShape]:
+        return host_shapes(self.host)
 
     def _load(self, tag: LoraTag) -> Mapping[str, Delta]:
         if tag not in self._deltas:
             lora = read_lora(find_lora(tag.file, self.lora_dir))
             check_families([lora], self.host.info.family)
-            deltas, notes = weighted_deltas(lora, tag.weight, tag.te_weight, self.host.base_weight, self.shapes)
+            deltas, notes = weighted_deltas(lora, tag.weight, tag.te_weight, self.host.base_weight, self._shapes)
             self.warnings += [*lora.warnings, *notes]
             self._deltas[tag] = deltas
             self._triggers.update(_concepts(lora.metadata))
@@ -167,89 +171,3 @@ def _concepts(metadata: Mapping[str, str]) -> dict[str, str]:
         for entry in recipe.get("inputs", ())
         if entry.get("name") and entry.get("trigger")
     }
-
-
-def native_size(host: DiffusionHost) -> tuple[int, int]:
-    """(width, height) the model was trained on."""
-    return host.info.native_size, host.info.native_size
-
-
-def generate(options: GenerateOptions, *, open_host: HostOpener, progress: Progress) -> GenerateOutcome:
-    """Make the pictures of `options`. Everything that can be wrong with it is checked before the model is loaded."""
-    watch = Stopwatch()
-    outputs, grid = _outputs(options)
-    _check_loras(options)
-    device = str(resolve_device(options.device))
-    progress.phase(Phase.LOAD, 1)
-    host = open_host(options.checkpoint, device)
-    progress.step()
-    seeds = [options.seed + k for k in range(options.count)]
-    size = options.size or native_size(host)
-    images: list[bytes] = []
-    batch = max(1, BATCH_PIXELS // (size[0] * size[1]))
-    with host.ready():
-        painter = Painter(host, lora_dir=options.lora_dir)
-        pictures: list[Any] = []
-        for start in range(0, len(seeds), batch):
-            chunk = seeds[start : start + batch]
-            progress.phase(Phase.GENERATE, options.steps, f"{start + 1} to {start + len(chunk)} of {len(seeds)}")
-            pixels = painter.paint(
-                options.prompt,
-                chunk,
-                negative=options.negative,
-                steps=options.steps,
-                cfg=options.cfg,
-                size=size,
-                progress=progress,
-                regions=options.regions,
-            )
-            pictures += to_images(pixels)
-        for picture, seed in zip(pictures, seeds, strict=True):
-            images.append(png(picture, _infotext(options, host, seed, size)))
-        if grid is not None:
-            images.append(png(contact_sheet(pictures), _infotext(options, host, seeds[0], size)))
-    files = [*outputs, *([grid] if grid else [])]
-    with all_or_nothing(*files):
-        for path, data in zip(files, images, strict=True):
-            write_bytes(path, data)
-    return GenerateOutcome(files, seeds, watch.total, painter.warnings)
-
-
-def _check_loras(options: GenerateOptions) -> None:
-    """Every LoRA that is named anywhere is there, before a model is loaded."""
-    regions = () if options.regions is None else options.regions.active()
-    for prompt in (options.prompt, *(region.prompt for region in regions)):
-        for tag in split_prompt(prompt)[1]:
-            find_lora(tag.file, options.lora_dir)
-    for region in regions:
-        for lora in region.loras:
-            find_lora(lora.name, options.lora_dir)
-
-
-def _outputs(options: GenerateOptions) -> tuple[list[Path], Path | None]:
-    if options.count < 1 or options.steps < 1:
-        raise InputError("bad-option", "The number of pictures and of steps must be at least 1.", key="count")
-    if options.size is not None and (min(options.size) < 8 or any(side % 8 for side in options.size)):
-        raise InputError("bad-option", "Width and height must be multiples of 8.", key="size")
-    out = options.out
-    numbered = [out.with_name(f"{out.stem}-{k + 1}{out.suffix}") for k in range(options.count)]
-    outputs = [out] if options.count == 1 else numbered
-    grid = out.with_name(f"{out.stem}-grid{out.suffix}") if options.grid else None
-    for path in [*outputs, *([grid] if grid else [])]:
-        check_job_output(path, ".png", overwrite=options.overwrite)
-    return outputs, grid
-
-
-def _infotext(options: GenerateOptions, host: DiffusionHost, seed: int, size: tuple[int, int]) -> str:
-    return infotext(
-        options.prompt,
-        options.negative,
-        steps=options.steps,
-        sampler="DDIM",
-        cfg=options.cfg,
-        seed=seed,
-        size=size,
-        model=host.info.name,
-        sha=host.info.sha256,
-        more={} if options.regions is None else {"Regional": dump_spec(options.regions)},
-    )

@@ -21,9 +21,9 @@ from benchmarks.study import SINGLE, Scale, Study, Unit, draw_concepts, planned
 from benchmarks.units import Units
 from benchmarks.ways import Maker, Way, is_default, study_ways
 from benchmarks.world import World
+from lib_loraclr.core.deltas import stack
 from lib_loraclr.core.methods import METHODS, complete_options
 from lib_loraclr.evaluation.folder import EvaluationFolder
-from lib_loraclr.evaluation.painting import paint, stacked
 from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET
 from lib_loraclr.model import Phase
 
@@ -88,9 +88,10 @@ def test_a_summed_unit_is_the_stack_painted_and_scored(done: tuple[Study, Path, 
     unit = Unit(Way("sum"), ("zor", "kib"), 2, 0)
     found = []
     with world.host.ready():
-        update = stacked([concept.deltas for concept in world.concepts(unit.names)])
+        update = stack([concept.deltas for concept in world.concepts(unit.names)])
         for name in unit.names:
-            pictures = paint(world.host, update, study.prompts(name, unit), study.seeds(name), world.set.brush)
+            prompts, seeds = study.prompts(name, unit), study.seeds(name)
+            pictures = world.generator.sample(update, prompts, seeds, world.set.sampling).numpy()
             vectors = world.meters.identity.vectors(pictures)
             found.append(float((vectors @ world.references[name].identity.T).mean()))
     assert row["identity_cosine"] == pytest.approx(np.mean(found), abs=0.01)

@@ -20,14 +20,14 @@ from lib_loraclr.evaluation.folder import EvaluationFolder, slug, write_picture
 from lib_loraclr.evaluation.job import evaluate
 from lib_loraclr.evaluation.meters import Meters
 from lib_loraclr.evaluation.options import EvaluateOptions, Subject, load_set
-from lib_loraclr.evaluation.painting import Brush
 from lib_loraclr.frontends.cli import main
+from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.merging.options import LoraChoice
 from lib_loraclr.merging.pipeline import merge
 
 METERS = Meters(Colour(), Colour(), Bright(), thresholds={"colour": 0.9})
-BRUSH = Brush(steps=2, cfg=2.0, size=(64, 64))
+SAMPLING = SamplingParams(steps=2, cfg_scale=2.0, size=(64, 64))
 
 
 def open_tiny(checkpoint, device):
@@ -57,7 +57,7 @@ def options(loras, tiny_sd1, merged, tmp_path_factory):
         for path in loras
     )
     return EvaluateOptions(
-        subjects, folder / "out", tiny_sd1, (merged,), stacked=True, pictures=2, brush=BRUSH, neutral=("a dog",)
+        subjects, folder / "out", tiny_sd1, (merged,), stacked=True, pictures=2, sampling=SAMPLING, neutral=("a dog",)
     )
 
 
@@ -183,7 +183,7 @@ def test_wrong_paths_are_found_before_the_model(options, change, code):
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("change", [{"subjects": ()}, {"pictures": 0}, {"brush": Brush(steps=0)}])
+@pytest.mark.parametrize("change", [{"subjects": ()}, {"pictures": 0}, {"sampling": SamplingParams(steps=0)}])
 def test_wrong_options(options, change):
     with pytest.raises(InputError):
         replace(options, **change)
@@ -208,7 +208,7 @@ def test_a_set_file(tmp_path, loras):
     assert found.subjects[0].choice.file == tmp_path / "l/a.safetensors"
     assert found.subjects[0].references == (tmp_path / "r/a.png",)
     assert found.subjects[0].filled("zor style", "") == ("x zor style",)
-    assert found.brush == Brush(3, 2.5, (96, 64), "no")
+    assert found.sampling == SamplingParams(3, 2.5, (96, 64), "no")
     assert (found.checkpoint, found.neutral) == (tmp_path / "model.safetensors", ("", "a"))
     assert [s.name for s in load_set(path, ["b"]).subjects] == ["b"]
     for wrong in ("{", "[]", '{"concepts": []}', '{"concepts": [{"name": "a"}]}', '{"concepts": [1]}'):

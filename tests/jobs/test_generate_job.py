@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from PIL import Image
 from tiny_loras import Recorder, options_for
 
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.generation.generator import GenerateOptions, Painter, generate
+from lib_loraclr.formats import read_lora
+from lib_loraclr.formats.weighted import host_shapes, weighted_deltas
+from lib_loraclr.generation.generator import ImageGenerator, SamplingParams
+from lib_loraclr.generation.job import GenerateOptions, generate
 from lib_loraclr.generation.prompt_tags import LoraTag, parse_tag, split_prompt
 from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.merging.pipeline import merge
@@ -50,46 +54,70 @@ def test_tags_leave_the_prompt() -> None:
 
 
 @pytest.fixture(scope="module")
-def painter(tiny_sd1: Path, loras: list[Path]) -> Painter:
-    return Painter(load_checkpoint(tiny_sd1), lora_dir=loras[0].parent)
+def generator(tiny_sd1: Path, loras: list[Path]) -> ImageGenerator:
+    return ImageGenerator(load_checkpoint(tiny_sd1), lora_dir=loras[0].parent)
 
 
-def paint(painter: Painter, prompt: str, seeds: list[int] | None = None) -> torch.Tensor:
-    with painter.host.ready():
-        return painter.paint(prompt, seeds or [5], steps=3, cfg=2.0, size=(64, 64)).int()
+def pictures(generator: ImageGenerator, prompt: str, seeds: Sequence[int] = (5,)) -> torch.Tensor:
+    with generator.host.ready():
+        return generator.generate([prompt] * len(seeds), seeds, SamplingParams(3, 2.0, (64, 64))).int()
 
 
-def test_a_tag_acts_by_its_weight(painter: Painter) -> None:
-    plain = paint(painter, "a man")
+def test_a_tag_acts_by_its_weight(generator: ImageGenerator) -> None:
+    plain = pictures(generator, "a man")
     assert plain.shape == (1, 64, 64, 3)
-    assert torch.equal(paint(painter, "a man <lora:zor:0>"), plain)
-    assert not torch.equal(paint(painter, "a man <lora:zor:1>"), plain)
-    assert not torch.equal(paint(painter, "a man <lora:zor:1:0>"), paint(painter, "a man <lora:zor:0:1>"))
-    both = paint(painter, "a man <lora:zor:0.5> <lora:zor:0.5>")
-    assert (both - paint(painter, "a man <lora:zor:1>")).abs().max() <= 1
-    assert torch.equal(paint(painter, "a man"), plain), "hooks stayed behind"
+    assert torch.equal(pictures(generator, "a man <lora:zor:0>"), plain)
+    assert not torch.equal(pictures(generator, "a man <lora:zor:1>"), plain)
+    assert not torch.equal(pictures(generator, "a man <lora:zor:1:0>"), pictures(generator, "a man <lora:zor:0:1>"))
+    both = pictures(generator, "a man <lora:zor:0.5> <lora:zor:0.5>")
+    assert (both - pictures(generator, "a man <lora:zor:1>")).abs().max() <= 1
+    assert torch.equal(pictures(generator, "a man"), plain), "hooks stayed behind"
 
 
-def test_a_sum_is_what_stacked_tags_are(painter: Painter, loras: list[Path], tmp_path: Path, cache: Path) -> None:
+def test_a_sum_is_what_stacked_tags_are(
+    generator: ImageGenerator, loras: list[Path], tmp_path: Path, cache: Path
+) -> None:
     out = tmp_path / "sum.safetensors"
     options = options_for(loras, out, None, cache, quick=False, method="sum", dtype="fp32")
     merge(options, open_host=open_tiny, progress=Recorder())
-    stacked = paint(painter, "a man <lora:zor:1> <lora:kib:1> <lora:vex:1>", [1, 2])
-    assert (paint(painter, f"a man <lora:{out}:1>", [1, 2]) - stacked).abs().max() <= 1
+    stacked = pictures(generator, "a man <lora:zor:1> <lora:kib:1> <lora:vex:1>", [1, 2])
+    assert (pictures(generator, f"a man <lora:{out}:1>", [1, 2]) - stacked).abs().max() <= 1
 
 
-def test_side_by_side_is_as_one_by_one(painter: Painter) -> None:
-    together = paint(painter, "a man <lora:kib:1>", [3, 4])
-    alone = [paint(painter, "a man <lora:kib:1>", [seed])[0] for seed in (3, 4)]
+def test_side_by_side_is_as_one_by_one(generator: ImageGenerator) -> None:
+    together = pictures(generator, "a man <lora:kib:1>", [3, 4])
+    alone = [pictures(generator, "a man <lora:kib:1>", [seed])[0] for seed in (3, 4)]
     assert all((one - other).abs().max() <= 1 for one, other in zip(together, alone, strict=True))
-    with pytest.raises(InputError), painter.host.ready():
-        painter.paint(["a <lora:kib:1>", "b"], [1, 2])
+    with pytest.raises(InputError), generator.host.ready():
+        generator.generate(["a <lora:kib:1>", "b"], [1, 2], SamplingParams())
+
+
+def test_every_batch_size_and_every_door_gives_the_same_pictures(
+    generator: ImageGenerator, loras: list[Path], tmp_path: Path
+) -> None:
+    """Tags of a prompt, deltas without tags, and the command draw picture k from seed k alike, in whatever batches."""
+    seeds, prompt, together = range(4, 9), "a man <lora:zor:0.7>", SamplingParams(2, 3.0, (64, 64), "ugly")
+    host = generator.host
+    zor = weighted_deltas(read_lora(loras[0]), 0.7, 0.7, host.base_weight, host_shapes(host))[0]
+    with host.ready():
+        tagged = generator.generate([prompt] * 5, seeds, together)
+        plain = generator.sample(zor, ["a man"] * 5, seeds, together)
+        pairs = generator.sample(zor, ["a man"] * 5, seeds, replace(together, batch_size=2))
+        assert generator.sample(zor, [], [], together).shape == (0, 64, 64, 3)
+    assert torch.equal(tagged, plain)
+    assert (pairs.int() - plain.int()).abs().max() <= 1
+    assert (generator.steps(5, together), generator.steps(5, replace(together, batch_size=2))) == (2, 6)
+    options = GenerateOptions(prompt, tmp_path / "p.png", sampling=together, seed=4, count=5, lora_dir=loras[0].parent)
+    outcome = generate(options, open_host=lambda *_: host, progress=Recorder())
+    written = [torch.from_numpy(np.array(Image.open(path))) for path in outcome.files]
+    assert torch.equal(torch.stack(written), tagged)
 
 
 def test_pictures_tell_how_they_were_made(tiny_sd1: Path, loras: list[Path], tmp_path: Path) -> None:
     options = GenerateOptions(
-        prompt="a man <lora:zor:0.7>", out=tmp_path / "p.png", checkpoint=tiny_sd1, negative="ugly, bad", seed=41,
-        steps=2, cfg=3.0, size=(64, 32), count=2, grid=True, lora_dir=loras[0].parent, device="cpu",
+        prompt="a man <lora:zor:0.7>", out=tmp_path / "p.png", checkpoint=tiny_sd1, seed=41,
+        sampling=SamplingParams(2, 3.0, (64, 32), "ugly, bad"), count=2, grid=True,
+        lora_dir=loras[0].parent, device="cpu",
     )  # fmt: skip
     outcome = generate(options, open_host=open_tiny, progress=Recorder())
     assert [path.name for path in outcome.files] == ["p-1.png", "p-2.png", "p-grid.png"]
@@ -107,7 +135,7 @@ def test_pictures_tell_how_they_were_made(tiny_sd1: Path, loras: list[Path], tmp
         generate(options, open_host=open_tiny, progress=Recorder())
     again = replace(options, overwrite=True)
     with pytest.raises(Cancelled):
-        generate(again, open_host=open_tiny, progress=Recorder(cancel_in="Generating pictures: 1 to 2 of 2"))
+        generate(again, open_host=open_tiny, progress=Recorder(cancel_in="Generating pictures: 2"))
     generate(again, open_host=open_tiny, progress=Recorder())
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -115,9 +143,9 @@ def test_pictures_tell_how_they_were_made(tiny_sd1: Path, loras: list[Path], tmp
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"size": (63, 64)}, "bad-option"),
+        ({"sampling": SamplingParams(size=(63, 64))}, "bad-option"),
         ({"count": 0}, "bad-option"),
-        ({"steps": 0}, "bad-option"),
+        ({"sampling": SamplingParams(steps=0)}, "bad-option"),
         ({"prompt": "a <lora:nobody:1>"}, "file-not-found"),
         ({"out": Path("p.jpg")}, "bad-output-name"),
         ({"out": Path("/nowhere/at/all/p.png")}, "folder-missing"),

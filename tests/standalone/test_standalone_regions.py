@@ -13,7 +13,7 @@ from torch import Tensor
 from lib_loraclr.capture import inject
 from lib_loraclr.core.deltas import Delta, LowRank
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.generation.generator import Painter
+from lib_loraclr.generation.generator import ImageGenerator, SamplingParams
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.model import Phase, SampleRequest
 from lib_loraclr.regional import parse_spec
@@ -156,11 +156,11 @@ def test_no_hook_stays_after_a_cancel(host: StandaloneHost) -> None:
 
 
 def test_a_tag_in_a_region_acts_everywhere_and_says_so(host: StandaloneHost, tmp_path: Path) -> None:
-    painter = Painter(host, lora_dir=tmp_path)
+    generator = ImageGenerator(host, lora_dir=tmp_path)
     spec = parse_spec({"regions": [{"shape": LEFT, "prompt": "a dog <lora:nobody:1>"}]})
     with host.ready(), pytest.raises(InputError, match="nobody"):
-        painter.paint("x", [1], steps=1, cfg=1.0, size=(64, 64), regions=spec)
-    assert [warning.code for warning in painter.warnings] == ["region-tag"]
+        generator.generate(["x"], [1], SamplingParams(1, 1.0, (64, 64)), regions=spec)
+    assert [warning.code for warning in generator.warnings] == ["region-tag"]
 
 
 def test_generate_takes_a_layout_file(tiny_sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

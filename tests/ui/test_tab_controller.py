@@ -16,9 +16,10 @@ from lib_loraclr.frontends.tab import settings
 from lib_loraclr.frontends.tab.choices import Choice
 from lib_loraclr.frontends.tab.controller import TabController
 from lib_loraclr.frontends.tab.facts import Interferences
-from lib_loraclr.frontends.tab.preview import Grid, GridRequest, Subject
+from lib_loraclr.frontends.tab.preview import Grid, GridConcept, GridRequest
 from lib_loraclr.frontends.tab.runner import OUT_OF_MEMORY, Runner
 from lib_loraclr.frontends.tab.views import MergeResult, grid_html, interference_html, result_html
+from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 from lib_loraclr.merging.outcome import ConceptOutcome, MergeOutcome
 from lib_loraclr.model import Phase, Progress
@@ -287,15 +288,15 @@ def test_the_result_in_plain_words(tmp_path: Path) -> None:
 
 
 def test_a_preview_names_files_by_tag_and_fills_the_template(tmp_path: Path) -> None:
-    subject = Subject("anna", tmp_path / "a b.safetensors", 0.5, 0.25, "anna", "woman", "character")
-    style = Subject("ink", tmp_path / "i.safetensors", 1, 1, "ink", "style", "style")
-    assert subject.tag == f"<lora:{tmp_path / 'a b.safetensors'}:0.25:0.5>"
-    assert subject.prompt("a photo of {c}") == "a photo of anna woman"
-    assert subject.prompt("a forest") == "a forest anna woman"
+    concept = GridConcept("anna", tmp_path / "a b.safetensors", 0.5, 0.25, "anna", "woman", "character")
+    style = GridConcept("ink", tmp_path / "i.safetensors", 1, 1, "ink", "style", "style")
+    assert concept.tag == f"<lora:{tmp_path / 'a b.safetensors'}:0.25:0.5>"
+    assert concept.prompt("a photo of {c}") == "a photo of anna woman"
+    assert concept.prompt("a forest") == "a forest anna woman"
     assert style.prompt("a photo of {c}") == "a photo of a woman in ink style"
     for steps in (0, 1000):
         with pytest.raises(InputError):
-            GridRequest([subject], tmp_path / "m", steps=steps)
+            GridRequest([concept], tmp_path / "m", sampling=SamplingParams(steps))
     html = grid_html(Grid([("an<na", 'say "x"', ["data:a", "data:b", "data:c"])], 7))
     assert "an&lt;na" in html
     assert html.count("<img") == 3

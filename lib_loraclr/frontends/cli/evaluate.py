@@ -19,13 +19,13 @@ from lib_loraclr.evaluation.options import (
     load_set,
     pictures_in,
 )
-from lib_loraclr.evaluation.painting import Brush
 from lib_loraclr.formats.weighted import unique_name
 from lib_loraclr.frontends.cli.generate import picture_size
 from lib_loraclr.frontends.cli.merge import open_standalone
 from lib_loraclr.frontends.cli.pairs import InOrder, pair
 from lib_loraclr.frontends.cli.progress import BarProgress
 from lib_loraclr.frontends.cli.table import table, warnings_text
+from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.merging.options import parse_lora_argument
 
 DESCRIPTION = """Compare, on the same prompts and seeds, what every LoRA does alone, what all of them do stacked, and
@@ -107,30 +107,33 @@ class Answer:
 
 def options_of(parsed: argparse.Namespace) -> EvaluateOptions:
     """The command line, laid over the set file."""
-    found = load_set(Path(parsed.set), parsed.concept) if parsed.set else ConceptSet((), None, None, Brush(), NEUTRAL)
+    empty = ConceptSet((), None, None, SamplingParams(), NEUTRAL)
+    concept_set = load_set(Path(parsed.set), parsed.concept) if parsed.set else empty
     if parsed.concept and not parsed.set:
         raise InputError("bad-arguments", "--concept names a concept of a set file, but none was given.", key="concept")
-    subjects = (*found.subjects, *_subjects(parsed.events or []))
+    subjects = (*concept_set.subjects, *_subjects(parsed.events or []))
     if parsed.prompts:
-        own = _prompts(Path(parsed.prompts))
-        subjects = tuple(replace(subject, prompts=own) for subject in subjects)
-    given = {
+        prompts = _prompts(Path(parsed.prompts))
+        subjects = tuple(replace(subject, prompts=prompts) for subject in subjects)
+    sampling = {
         "steps": parsed.steps,
-        "cfg": parsed.cfg,
+        "cfg_scale": parsed.cfg,
         "size": picture_size(parsed.size),
-        "negative": parsed.negative,
+        "negative_prompt": parsed.negative,
     }
     return EvaluateOptions(
         subjects=subjects,
         out=Path(parsed.out),
-        checkpoint=_path(parsed.checkpoint) or found.checkpoint,
+        checkpoint=_path(parsed.checkpoint) or concept_set.checkpoint,
         merged=tuple(Path(file) for file in parsed.merged),
         stacked=parsed.stacked,
         pictures=parsed.pictures,
         seed=parsed.seed,
-        brush=replace(found.brush, **{name: value for name, value in given.items() if value is not None}),
-        neutral=found.neutral,
-        embedder=_path(parsed.embedder) or found.embedder,
+        sampling=replace(
+            concept_set.sampling, **{name: value for name, value in sampling.items() if value is not None}
+        ),
+        neutral=concept_set.neutral,
+        embedder=_path(parsed.embedder) or concept_set.embedder,
         clip=_path(parsed.clip),
         face=parsed.face,
         held_out=_path(parsed.held_out),

@@ -11,7 +11,8 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.frontends.cli.merge import open_standalone
 from lib_loraclr.frontends.cli.progress import BarProgress
 from lib_loraclr.frontends.cli.table import warnings_text
-from lib_loraclr.generation.generator import GenerateOptions, GenerateOutcome, generate
+from lib_loraclr.generation.generator import SamplingParams
+from lib_loraclr.generation.job import GenerateOptions, GenerateOutcome, generate
 from lib_loraclr.regional import RegionalSpec
 from lib_loraclr.regional.service import read_regions
 
@@ -99,11 +100,8 @@ def run(parsed: argparse.Namespace) -> Answer:
     options = GenerateOptions(
         checkpoint=Path(parsed.checkpoint),
         prompt=parsed.prompt,
-        negative=parsed.negative,
+        sampling=SamplingParams(parsed.steps, parsed.cfg, picture_size(parsed.size), parsed.negative),
         seed=parsed.seed,
-        steps=parsed.steps,
-        cfg=parsed.cfg,
-        size=picture_size(parsed.size),
         count=parsed.count,
         grid=parsed.grid,
         lora_dir=Path(parsed.lora_dir) if parsed.lora_dir else None,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from lib_loraclr.capture import inject
-from lib_loraclr.core.deltas import Delta, LayerShape, add
+from lib_loraclr.core.deltas import Delta, LayerShape, stack
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import read_lora
 from lib_loraclr.formats.weighted import check_families, host_shapes, weighted_deltas
@@ -33,7 +33,7 @@ class RegionLoras:
     def __init__(self, spec: RegionalSpec, host: RegionalHost, note: Note) -> None:
         self._host, self._model, self._note = host, host.loaded_host(), note
         shapes = host_shapes(self._model)
-        self._deltas = [_stacked([self._read(lora, shapes) for lora in region.loras]) for region in spec.active()]
+        self._deltas = [stack([self._read(lora, shapes) for lora in region.loras]) for region in spec.active()]
 
     def unet(self) -> RegionDeltas | None:
         """What the runtime hooks; None where no region has a LoRA for the UNet."""
@@ -64,15 +64,6 @@ class RegionLoras:
         except InputError as error:
             self._note(f"A region's LoRA is left out: {error.message}")
             return {}
-
-
-def _stacked(parts: Sequence[Deltas]) -> Deltas:
-    """Several LoRAs of one region as one update of every layer."""
-    found: dict[str, list[Delta]] = {}
-    for part in parts:
-        for name, delta in part.items():
-            found.setdefault(name, []).append(delta)
-    return {name: deltas[0] if len(deltas) == 1 else add(deltas) for name, deltas in found.items()}
 
 
 def _part(deltas: Deltas, *, text: bool) -> dict[str, Delta]:

@@ -18,7 +18,7 @@ from lib_loraclr.frontends.tab import settings
 from lib_loraclr.frontends.tab.choices import Choice
 from lib_loraclr.frontends.tab.estimate import Pace, estimate
 from lib_loraclr.frontends.tab.facts import FileFacts, Interferences
-from lib_loraclr.frontends.tab.preview import Grid, GridRequest, Subject, paint_grid
+from lib_loraclr.frontends.tab.preview import Grid, GridConcept, GridRequest, generate_grid
 from lib_loraclr.frontends.tab.runner import Runner
 from lib_loraclr.frontends.tab.views import (
     Card,
@@ -36,6 +36,7 @@ from lib_loraclr.frontends.tab.views import (
     row_html,
     row_of,
 )
+from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.html import time_text
 from lib_loraclr.merging.config import MergeConfig, config_of
 from lib_loraclr.merging.options import MergeOptions
@@ -218,8 +219,9 @@ class TabController:
             if result is None or not result.outcome.out.is_file():
                 raise InputError("no-result", "Merge first; then its preview can be painted.")
             prompt = str(template or "").strip() or "a photo of {c}"
-            numbers = int(seed or 0), int(steps or 20), float(cfg or 7.0)
-            request = GridRequest(self._subjects(result), result.outcome.out, prompt, *numbers)
+            sampling = SamplingParams(int(steps or 20), float(cfg or 7.0))
+            concepts = self._grid_concepts(result)
+            request = GridRequest(concepts, result.outcome.out, prompt, int(seed or 0), sampling)
             self.runner.start("preview", task_id, "Painting the preview", lambda p: self._paint(request, p))
         except (TypeError, ValueError):
             return {"started": False, "status": note("Seed, steps and CFG scale must be numbers.", "error")}
@@ -262,22 +264,22 @@ class TabController:
         progress.phase(Phase.LOAD, 1)
         host = self.application.open_host(None, "auto")
         progress.step()
-        self.grid = paint_grid(request, host, progress)
+        self.grid = generate_grid(request, host, progress)
         return self.grid
 
-    def _subjects(self, result: MergeResult) -> list[Subject]:
+    def _grid_concepts(self, result: MergeResult) -> list[GridConcept]:
         entries = self._entries()
         gone = [choice.name for choice in result.choices if choice.name not in entries]
         if gone:
             raise InputError("file-not-found", "A LoRA of this merge is not in the folder any more.", file=gone[0])
-        subjects: list[Subject] = []
+        concepts: list[GridConcept] = []
         for choice in result.choices:
             entry = choice.as_recipe(entries[choice.name])
             te_weight = entry.get("te_weight", entry["weight"])
             path = entries[choice.name].path
             words = choice.trigger, choice.class_word, choice.kind
-            subjects.append(Subject(choice.name, path, entry["weight"], te_weight, *words))
-        return subjects
+            concepts.append(GridConcept(choice.name, path, entry["weight"], te_weight, *words))
+        return concepts
 
     def _can_preview(self) -> bool:
         return self.application.model() is not None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from lib_loraclr.capture.prompts import OTHERS, phrase
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.generation.generator import BATCH_PIXELS, Painter, native_size
-from lib_loraclr.generation.pictures import to_images
+from lib_loraclr.generation.generator import ImageGenerator, SamplingParams
+from lib_loraclr.generation.job import to_images
 from lib_loraclr.html import picture_address
 from lib_loraclr.model import DiffusionHost, Phase, Progress
 
@@ -20,8 +20,8 @@ MOST_STEPS, MOST_CONCEPTS = 150, 24
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One row of the grid."""
+class GridConcept:
+    """One row of the grid: a LoRA of the merge, and what calls it in a prompt."""
 
     name: str
     path: Path
@@ -48,57 +48,49 @@ class Subject:
 
 @dataclass(frozen=True)
 class GridRequest:
-    """What to paint; `template` holds {c} for the concept."""
+    """Which pictures to make; `template` holds {c} for the concept."""
 
-    subjects: Sequence[Subject]
+    concepts: Sequence[GridConcept]
     merged: Path
     template: str = "a photo of {c}"
     seed: int = 0
-    steps: int = 20
-    cfg: float = 7.0
+    sampling: SamplingParams = field(default_factory=SamplingParams)
 
     def __post_init__(self) -> None:
         """Raises InputError for numbers that make no picture."""
-        if not 1 <= self.steps <= MOST_STEPS:
+        if not 1 <= self.sampling.steps <= MOST_STEPS:
             raise InputError("bad-option", f"The preview needs 1 to {MOST_STEPS} steps.", key="steps")
-        if len(self.subjects) > MOST_CONCEPTS:
+        if len(self.concepts) > MOST_CONCEPTS:
             raise InputError("bad-option", f"A preview grid shows at most {MOST_CONCEPTS} LoRAs.", key="lora")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Finished pictures as data addresses: one row per subject, one column per entry of `COLUMNS`."""
+    """Finished pictures as data addresses: one row per concept, one column per entry of `COLUMNS`."""
 
     rows: Sequence[tuple[str, str, Sequence[str]]]  # name, prompt, pictures
     seed: int
 
 
-def paint_grid(request: GridRequest, host: DiffusionHost, progress: Progress) -> Grid:
-    """Paint everything with the host's own sampler; call it inside the application's job."""
-    subjects = request.subjects
-    prompts = [subject.prompt(request.template) for subject in subjects]
+def generate_grid(request: GridRequest, host: DiffusionHost, progress: Progress) -> Grid:
+    """Make all pictures with the host's own sampler; call it inside the application's job."""
+    concepts, sampling = request.concepts, request.sampling
+    prompts = [concept.prompt(request.template) for concept in concepts]
+    all_tags = "".join(concept.tag for concept in concepts)
+    generator = ImageGenerator(host)
+
+    def pictures(texts: list[str]) -> list[str]:
+        pixels = generator.generate(texts, [request.seed] * len(texts), sampling, progress=progress)
+        return [address_of(image) for image in to_images(pixels)]
+
     with host.ready():
-        size = native_size(host)
-        batch = max(1, BATCH_PIXELS // (size[0] * size[1]))
-        together = -(-len(subjects) // batch)
-        progress.phase(Phase.GENERATE, request.steps * (len(subjects) + 2 * together))
-        painter = Painter(host)
-
-        def paint(texts: list[str]) -> list[str]:
-            found: list[str] = []
-            for first in range(0, len(texts), batch):
-                part = texts[first : first + batch]
-                seeds = [request.seed] * len(part)
-                pixels = painter.paint(part, seeds, steps=request.steps, cfg=request.cfg, size=size, progress=progress)
-                found += [address_of(image) for image in to_images(pixels)]
-            return found
-
-        alone = [paint([f"{subject.tag} {text}"])[0] for subject, text in zip(subjects, prompts, strict=True)]
-        all_tags = "".join(subject.tag for subject in subjects)
-        stacked = paint([f"{all_tags} {text}" for text in prompts])
-        merged = paint([f"<lora:{request.merged}:1> {text}" for text in prompts])
-    pictures = zip(alone, stacked, merged, strict=True)
-    return Grid([(s.name, text, row) for s, text, row in zip(subjects, prompts, pictures, strict=True)], request.seed)
+        steps = len(concepts) * generator.steps(1, sampling) + 2 * generator.steps(len(concepts), sampling)
+        progress.phase(Phase.GENERATE, steps)
+        alone = [pictures([f"{concept.tag} {text}"])[0] for concept, text in zip(concepts, prompts, strict=True)]
+        stacked = pictures([f"{all_tags} {text}" for text in prompts])
+        merged = pictures([f"<lora:{request.merged}:1> {text}" for text in prompts])
+    columns = zip(alone, stacked, merged, strict=True)
+    return Grid([(c.name, text, row) for c, text, row in zip(concepts, prompts, columns, strict=True)], request.seed)
 
 
 def address_of(image: Image.Image) -> str:
