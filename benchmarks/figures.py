@@ -135,7 +135,7 @@ FIELDS = ("text", "image", "identity_cosine", "identity_rate", "worst_identity_c
 
 def picture_grid(folder: EvaluationFolder, ways: Sequence[str]) -> Image.Image:
     """Rows: concepts; columns: reference, then the ways; the first picture of each. White ground."""
-    chosen = [way for name in ways for way in folder.data["ways"] if way["label"] == name]
+    chosen = [way for name in ways for way in folder.data["variants"] if way["label"] == name]
     concepts = folder.data["concepts"]
     step = GRID_SIDE + GRID_GAP
     image = Image.new("RGB", (GRID_LEFT + step * (1 + len(chosen)), GRID_TOP + step * len(concepts)), "#ffffff")

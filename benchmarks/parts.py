@@ -53,7 +53,7 @@ def measure(study: Study, unit: Unit, merged: Mapping[str, Delta], pattern: str)
         texts, update = study.prompts(concept.name, unit), hybrid(concept.deltas, merged, pattern)
         seeds = study.seeds(concept.name)
         pictures = world.generator.sample(update, texts, seeds, sampling, progress=study.progress).numpy()
-        painted = score(concept.name, pictures, texts, world.references[concept.name], world.meters, [])
+        painted = score(concept.name, pictures, texts, world.references[concept.name], world.metrics, [])
         identities.append(statistics.fmean(painted.identity))
     return identities
 

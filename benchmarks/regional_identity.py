@@ -34,7 +34,7 @@ from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.regional import RegionalSpec, parse_spec
 from lib_loraclr.regional.spec import SUBJECTS_SEPARATE_UNTIL
 from miniature.evaluate import references
-from miniature.measure import Meter
+from miniature.measure import IdentityMetric
 
 # Complete isolation: the miniature's deep layers have 6 and 3 cells a side. The share of solo, what the merge tab's
 # layouts begin with, was chosen from 0.2 to 0.5 on other seeds, 100 to 123.
@@ -65,8 +65,8 @@ class Gallery:
             raise SystemExit(f"{lora} holds {len(self.concepts)} of the miniature's characters; 3 or more are needed.")
         self.lora, self.settings, self.folder = lora, info["generation"], folder
         self.fingerprint = {"lora": _sha256(lora), "checkpoint": _sha256(folder / info["checkpoint"])}
-        self.meter = Meter(folder / info["embedder"])
-        self.references = [references(folder, one, self.meter) for one in self.concepts]
+        self.metric = IdentityMetric(folder / info["embedder"])
+        self.references = [references(folder, one, self.metric) for one in self.concepts]
         self.host = load_checkpoint(folder / info["checkpoint"])
         self.side = self.host.info.native_size
         self.generator = ImageGenerator(self.host)
@@ -97,9 +97,9 @@ class Gallery:
     def judge(self, canvas: np.ndarray, who: Sequence[int]) -> tuple[list[str], list[float]]:
         """(name that is nearest, cosine to the wanted one) of every square."""
         squares = [Image.fromarray(one) for one in np.split(canvas, len(who), 1)]
-        vectors = self.meter.identity(squares)
-        nearest = [self.concepts[k]["name"] for k in self.meter.nearest(vectors, self.references)]
-        own = [float(self.meter.cosine(v[None], self.references[k])[0]) for v, k in zip(vectors, who, strict=True)]
+        vectors = self.metric.identity(squares)
+        nearest = [self.concepts[k]["name"] for k in self.metric.nearest(vectors, self.references)]
+        own = [float(self.metric.cosine(v[None], self.references[k])[0]) for v, k in zip(vectors, who, strict=True)]
         return nearest, own
 
 

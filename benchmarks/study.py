@@ -20,8 +20,7 @@ import numpy as np
 from benchmarks.units import Units
 from benchmarks.ways import Maker, Way
 from benchmarks.world import World
-from lib_loraclr.evaluation.folder import EvaluationFolder, read_picture, write_picture
-from lib_loraclr.evaluation.meters import Pictures
+from lib_loraclr.evaluation.folder import EvaluationFolder, Pictures, read_picture, write_picture
 from lib_loraclr.evaluation.scores import ConceptScore, drift, make_row, rounded, score
 from lib_loraclr.model import Phase, Progress
 
@@ -89,7 +88,7 @@ class Study:
             "seed": SEED,
             "sampling": asdict(world.set.sampling),
             "neutral_prompts": list(world.set.neutral[: self.scale.neutral]),
-            "thresholds": {name: round(value, 4) for name, value in world.meters.thresholds.items()},
+            "thresholds": {name: round(value, 4) for name, value in world.metrics.thresholds.items()},
         }
 
     @cached_property
@@ -154,7 +153,7 @@ class Study:
         for name in names:
             own = world.references[name]
             rivals = [other for other in everyone if other is not own]
-            scores.append(score(name, pictures[name], texts[name], own, world.meters, rivals))
+            scores.append(score(name, pictures[name], texts[name], own, world.metrics, rivals))
         return scores, pictures, drift(base, self.neutral(update), NEUTRAL_SEEDS)
 
     def neutral(self, update: Any) -> Pictures:
@@ -215,7 +214,7 @@ class Study:
                 write_picture(folder.picture_path(way, name, k + 1), picture)
         names = [concept["name"] for concept in folder.data["concepts"]]
         there = [name for name in names if folder.picture_path(way, name, kept).is_file()]
-        folder.put_way(way, way, dict.fromkeys(there, kept))
+        folder.put_variant(way, way, dict.fromkeys(there, kept))
         folder.save()
 
 

@@ -25,10 +25,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib_loraclr.capture import Concept
-from lib_loraclr.evaluation.folder import read_pictures
-from lib_loraclr.evaluation.meter_files import network_meters
-from lib_loraclr.evaluation.meters import Meters, Numbers, Pictures, calibrate, cosines
-from lib_loraclr.evaluation.network import PictureNetwork, TrunkEmbedder, build_network
+from lib_loraclr.evaluation.folder import Pictures, read_pictures
+from lib_loraclr.evaluation.metrics import Metrics, Numbers, calibrate, cosines
+from lib_loraclr.evaluation.network import PictureNetwork, TrunkEmbedder, build_network, network_metrics
 from lib_loraclr.evaluation.options import ConceptSet, Subject, load_set
 from lib_loraclr.evaluation.scores import References
 from lib_loraclr.formats.weighted import host_shapes, read_files
@@ -51,7 +50,7 @@ class World:
     folder: Path
     generator: ImageGenerator
     set: ConceptSet
-    meters: Meters
+    metrics: Metrics
     references: dict[str, References]
     stick: dict[str, Any]
 
@@ -108,38 +107,39 @@ def open_world(folder: Path, *, held_out: int = HELD_OUT, device: str = "cpu") -
     host = load_checkpoint(found.checkpoint or folder / "miniature.safetensors", device=device)
     network = load_embedder(found.embedder or folder / "embedder.safetensors")
     pictures = {s.name: read_pictures(s.references, side=96) for s in found.subjects}
-    meters = network_meters(network, TrunkEmbedder.around(network, np.concatenate(list(pictures.values()))))
-    stick, thresholds = measure_stick(meters, host, held_out)
-    meters = replace(meters, thresholds=thresholds)
-    references = {s.name: References.of(s.kind, pictures[s.name], meters) for s in found.subjects}
-    return World(folder, ImageGenerator(host), found, meters, references, stick)
+    metrics = network_metrics(network, TrunkEmbedder.around(network, np.concatenate(list(pictures.values()))))
+    stick, thresholds = measure_stick(metrics, host, held_out)
+    metrics = replace(metrics, thresholds=thresholds)
+    references = {s.name: References.of(s.kind, pictures[s.name], metrics) for s in found.subjects}
+    return World(folder, ImageGenerator(host), found, metrics, references, stick)
 
 
-def measure_stick(meters: Meters, host: DiffusionHost, count: int) -> tuple[dict[str, Any], dict[str, float]]:
+def measure_stick(metrics: Metrics, host: DiffusionHost, count: int) -> tuple[dict[str, Any], dict[str, float]]:
     """The embedder on identities and styles of its own draw: error rates, agreement with the drawing's parameters."""
     people = [world.random_identity(random.Random(f"held out {k}")) for k in range(count)]
     drawn = [_shots(person, f"reference {k}", SHOTS) for k, person in enumerate(people)]
     probes = [_through_vae(host, _shots(person, f"probe {k}", PROBES)) for k, person in enumerate(people)]
-    assert meters.identity is not None
-    assert meters.style is not None
-    known, seen = ([meters.identity.vectors(p) for p in part] for part in (drawn, probes))
+    assert metrics.identity is not None
+    assert metrics.style is not None
+    known, seen = ([metrics.identity.vectors(p) for p in part] for part in (drawn, probes))
     identity = calibrate(known, seen)
     report: dict[str, Any] = {"identity": identity.as_dict()}
     for changes in (1, 2, 4):
         near = [world.near_identity(p, random.Random(f"near {k} {changes}"), changes) for k, p in enumerate(people)]
         other = [
-            meters.identity.vectors(_through_vae(host, _shots(p, f"near {k} {changes}", 1))) for k, p in enumerate(near)
+            metrics.identity.vectors(_through_vae(host, _shots(p, f"near {k} {changes}", 1)))
+            for k, p in enumerate(near)
         ]
         report[f"identity_{changes}_apart"] = _pairwise(known, seen, other)
     report["parameters"] = agreement(people, known, seen)
     looks = [styles.random_style(random.Random(f"held out style {k}")) for k in range(max(2, count // 2))]
-    calm = [meters.style.vectors(_styled(look, f"reference {k}", SHOTS)) for k, look in enumerate(looks)]
+    calm = [metrics.style.vectors(_styled(look, f"reference {k}", SHOTS)) for k, look in enumerate(looks)]
     quick = [
-        meters.style.vectors(_through_vae(host, _styled(look, f"probe {k}", PROBES))) for k, look in enumerate(looks)
+        metrics.style.vectors(_through_vae(host, _styled(look, f"probe {k}", PROBES))) for k, look in enumerate(looks)
     ]
     style = calibrate(calm, quick)
     report["style"] = style.as_dict()
-    return report, {meters.identity.name: identity.threshold, meters.style.name: style.threshold}
+    return report, {metrics.identity.name: identity.threshold, metrics.style.name: style.threshold}
 
 
 def _shots(person: world.Identity, seed: str, count: int) -> Pictures:

@@ -36,7 +36,7 @@ from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoi
 from lib_loraclr.merging.outcome import MergeOutcome  # noqa: E402
 from lib_loraclr.merging.pipeline import merge  # noqa: E402
 from lib_loraclr.model import Phase  # noqa: E402
-from miniature.measure import Meter  # noqa: E402
+from miniature.measure import IdentityMetric  # noqa: E402
 
 BATCH_SIZE = 16  # the README's figures were measured with it
 SEED = 1000
@@ -68,9 +68,9 @@ class Demo:
         self.info: dict[str, Any] = json.loads((self.folder / "concepts.json").read_text(encoding="utf-8"))
         characters = [concept for concept in self.info["concepts"] if concept["kind"] == "character"]
         self.concepts = characters[: self.count]
-        self.meter = Meter(self.folder / self.info["embedder"])
+        self.metric = IdentityMetric(self.folder / self.info["embedder"])
         self.references = [
-            self.meter.identity([Image.open(self.folder / name) for name in concept["references"]])
+            self.metric.identity([Image.open(self.folder / name) for name in concept["references"]])
             for concept in self.concepts
         ]
         self._host: StandaloneHost | None = None
@@ -117,11 +117,11 @@ class Demo:
         prompts = [f"{texts[k % len(texts)]} {tags}" for k in range(self.pictures)]
         seeds = [SEED + k for k in range(self.pictures)]
         pictures = generator.generate(prompts, seeds, self.sampling(), progress=self.progress).numpy()
-        vectors = self.meter.identity(pictures)
+        vectors = self.metric.identity(pictures)
         return Cell(
             pictures,
-            self.meter.cosine(vectors, self.references[index]),
-            self.meter.nearest(vectors, self.references) == index,
+            self.metric.cosine(vectors, self.references[index]),
+            self.metric.nearest(vectors, self.references) == index,
         )
 
     def all_cells(self, published: Path, full: Path, merged: Path) -> list[list[Cell]]:

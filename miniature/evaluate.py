@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from . import lora
-from .measure import Meter
+from .measure import IdentityMetric
 from .sampling import Pipeline, contact_sheet
 
 
@@ -22,15 +22,15 @@ def load_concepts(folder: Path) -> dict:
     return json.loads((folder / "concepts.json").read_text(encoding="utf-8"))
 
 
-def references(folder: Path, concept: dict, meter: Meter) -> np.ndarray:
+def references(folder: Path, concept: dict, metric: IdentityMetric) -> np.ndarray:
     """Embeddings of a concept's reference pictures, (m, d): identity, or style for a style."""
     pictures = [Image.open(folder / name) for name in concept["references"]]
-    return (meter.style if concept["kind"] == "style" else meter.identity)(pictures)
+    return (metric.style if concept["kind"] == "style" else metric.identity)(pictures)
 
 
-def vectors(pictures: np.ndarray, concept: dict, meter: Meter) -> np.ndarray:
+def vectors(pictures: np.ndarray, concept: dict, metric: IdentityMetric) -> np.ndarray:
     """The embedding that is compared with `references`."""
-    return (meter.style if concept["kind"] == "style" else meter.identity)(pictures)
+    return (metric.style if concept["kind"] == "style" else metric.identity)(pictures)
 
 
 def prompts(concept: dict, count: int, subject: str | None = None) -> list[str]:
@@ -54,11 +54,11 @@ class Check:
 def evaluate_concept(check: Check, name: str) -> tuple[str, dict[str, float], np.ndarray]:
     """Mean cosines of one concept and a row of 16 pictures: a reference, eleven singles, four stacked sums."""
     folder, info = check.folder, load_concepts(check.folder)
-    meter = Meter(folder / info["embedder"], check.device)
+    metric = IdentityMetric(folder / info["embedder"], check.device)
     pipeline, settings = Pipeline.from_file(folder / info["checkpoint"], check.device), info["generation"]
     concept = next(c for c in info["concepts"] if c["name"] == name)
     rivals = [c for c in info["concepts"] if (c["kind"] == "style") == (concept["kind"] == "style")]
-    known = {c["name"]: references(folder, c, meter) for c in rivals}
+    known = {c["name"]: references(folder, c, metric) for c in rivals}
     crowd = [c for c in info["concepts"] if c["kind"] == "character"][: check.stack]
 
     def score(files: list[str], subject: str | None) -> tuple[np.ndarray, np.ndarray, float]:
@@ -66,12 +66,12 @@ def evaluate_concept(check: Check, name: str) -> tuple[str, dict[str, float], np
         texts = prompts(concept, check.count, subject)
         pictures = pipeline.sample(texts, check.seed, settings["steps"], settings["cfg_scale"])
         lora.restore(pipeline.unet, pipeline.text, old)
-        v = vectors(pictures, concept, meter)
-        return pictures, v, float(Meter.cosine(v, known[name]).mean())
+        v = vectors(pictures, concept, metric)
+        return pictures, v, float(IdentityMetric.cosine(v, known[name]).mean())
 
     own, plain = [concept["file"]], concept["class_word"] if concept["kind"] != "style" else "old style"
     pictures, v, single = score(own, None)
-    nearest = Meter.nearest(v, list(known.values())) == list(known).index(name)
+    nearest = IdentityMetric.nearest(v, list(known.values())) == list(known).index(name)
     line = {"single": single, "nearest_own": float(nearest.mean())}
     if check.full or concept in crowd:
         line["class_word"] = score([], plain)[2]

@@ -1,8 +1,8 @@
 """Measuring pictures of the miniature's world: who is it, which style, which background. NumPy or PIL in, floats out.
 
->>> meter = Meter()                                     # miniature/embedder.safetensors
->>> references = meter.identity(pictures_of_concept)    # (m, d)
->>> meter.cosine(meter.identity(generated), references) # mean cosine of every generated picture, (n,)
+>>> metric = IdentityMetric()                                     # miniature/embedder.safetensors
+>>> references = metric.identity(pictures_of_concept)    # (m, d)
+>>> metric.cosine(metric.identity(generated), references) # mean cosine of every generated picture, (n,)
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def to_array(pictures: Pictures) -> np.ndarray:
     return np.stack([np.asarray(i.convert("RGB").resize((96, 96), Image.Resampling.BOX)) for i in images])
 
 
-class Meter:
+class IdentityMetric:
     """The trained embedder. Everything it returns is a NumPy array on the CPU."""
 
     def __init__(self, path: Path = HERE / "embedder.safetensors", device: str = "cpu") -> None:
@@ -96,4 +96,4 @@ class Meter:
     @staticmethod
     def nearest(vectors: np.ndarray, references: Sequence[np.ndarray]) -> np.ndarray:
         """Index of the concept whose references are nearest to each vector (n, d), (n,)."""
-        return np.stack([Meter.cosine(vectors, r) for r in references], 1).argmax(1)
+        return np.stack([IdentityMetric.cosine(vectors, r) for r in references], 1).argmax(1)

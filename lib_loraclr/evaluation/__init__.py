@@ -1,1 +1,1 @@
-"""Measuring what LoRAs and merges keep, in pictures: meters, painting, scores, their folder and its page."""
+"""Measuring what LoRAs and merges keep, in pictures: metrics, scores, their folder and its page."""

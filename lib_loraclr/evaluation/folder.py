@@ -1,9 +1,9 @@
 """The folder of an evaluation: every picture, what it shows, and the numbers. Report and rating page read it.
 
-evaluation.json              settings, concepts, ways, rows
-references/CONCEPT-1.png     the references, copied
-pictures/WAY/CONCEPT-1.png   picture k of a concept in one way; neutral prompts as `neutral-1.png`
-report.html                  the page
+evaluation.json                  settings, concepts, variants, rows
+references/CONCEPT-1.png         the references, copied
+pictures/VARIANT/CONCEPT-1.png   picture k of a concept in one variant; neutral prompts as `neutral-1.png`
+report.html                      the page
 """
 
 from __future__ import annotations
@@ -18,14 +18,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.evaluation.meters import Pictures
 from lib_loraclr.formats.output import write_bytes, write_text
 
-FORMAT = 1
+FORMAT = 2
 FILE = "evaluation.json"
+PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+Pictures = NDArray[np.uint8]
+"""(n, height, width, 3), red green blue, 0 to 255."""
+
+
+# Format 1, of version 0.1.0, had other names for these: in the object itself, in `settings`, and in its `brush`.
+RENAMED = {"ways": "variants", "brush": "sampling", "meters": "metrics",
+           "cfg": "cfg_scale", "negative": "negative_prompt", "batch": "batch_size"}  # fmt: skip
+
+
+def _upgraded(data: Any) -> Any:
+    """The content of evaluation.json with today's names. Raises ValueError for a format that is not known."""
+    if data["format"] == 1:
+        data = {**_renamed(data), "format": FORMAT, "settings": _renamed(data.get("settings", {}))}
+        if "sampling" in data["settings"]:
+            data["settings"]["sampling"] = _renamed(data["settings"]["sampling"])
+    if data["format"] != FORMAT:
+        raise ValueError(f"format {data['format']} is not {FORMAT}")
+    return data
+
+
+def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {RENAMED.get(name, name): value for name, value in data.items()}
 
 
 def slug(name: str) -> str:
@@ -52,18 +75,18 @@ class EvaluationFolder:
         """
         wanted = json.loads(json.dumps(settings))
         if (path / FILE).is_file():
-            found = cls.open(path)
-            if found.data.get("settings") == wanted and not overwrite:
-                return found
+            existing = cls.open(path)
+            if existing.data.get("settings") == wanted and not overwrite:
+                return existing
             if not overwrite:
                 message = "The folder holds an evaluation with other settings; choose another one, or overwrite it."
                 raise InputError("output-exists", message, file=str(path), key="out")
             for old in (path / "pictures").glob("*/*.png"):
                 old.unlink()
         path.mkdir(parents=True, exist_ok=True)
-        made = cls(path, {"format": FORMAT, "settings": wanted, "concepts": [], "ways": [], "rows": []})
-        made.save()
-        return made
+        folder = cls(path, {"format": FORMAT, "settings": wanted, "concepts": [], "variants": [], "rows": []})
+        folder.save()
+        return folder
 
     @classmethod
     def open(cls, path: Path) -> EvaluationFolder:
@@ -72,10 +95,8 @@ class EvaluationFolder:
         if not file.is_file():
             raise InputError("file-not-found", "This folder holds no evaluation.", file=str(file))
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-            if data["format"] != FORMAT:
-                raise ValueError(f"format {data['format']} is not {FORMAT}")
-            for name in ("concepts", "ways", "rows"):
+            data = _upgraded(json.loads(file.read_text(encoding="utf-8")))
+            for name in ("concepts", "variants", "rows"):
                 if not isinstance(data[name], list):
                     raise ValueError(f"{name} is not a list")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -86,9 +107,9 @@ class EvaluationFolder:
         """Write evaluation.json in one step."""
         write_text(self.path / FILE, json.dumps(self.data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
-    def picture_path(self, way: str, concept: str, number: int) -> Path:
-        """Where picture `number` (from 1) of a concept in one way is."""
-        return self.path / "pictures" / slug(way) / f"{slug(concept)}-{number}.png"
+    def picture_path(self, variant: str, concept: str, number: int) -> Path:
+        """Where picture `number` (from 1) of a concept in one variant is."""
+        return self.path / "pictures" / slug(variant) / f"{slug(concept)}-{number}.png"
 
     def put_concept(self, name: str, about: Mapping[str, Any], references: Pictures | Sequence[Image.Image]) -> None:
         """Copy the reference pictures and note the concept."""
@@ -99,8 +120,8 @@ class EvaluationFolder:
             files.append(path.relative_to(self.path).as_posix())
         self._replace("concepts", {"name": name, **about, "references": files})
 
-    def begin_way(self, name: str, source: str) -> None:
-        """Pictures of this way that were made from another `source` go."""
+    def begin_variant(self, name: str, source: str) -> None:
+        """Pictures of this variant that were made from another `source` go."""
         sources: dict[str, str] = self.data.setdefault("sources", {})
         if sources.get(name, source) != source:
             for old in self.picture_path(name, "x", 1).parent.glob("*.png"):
@@ -109,15 +130,23 @@ class EvaluationFolder:
             sources[name] = source
             self.save()
 
-    def put_way(self, name: str, label: str, pictures: Mapping[str, int]) -> None:
-        """Note a finished way: concept -> number of its pictures, which lie in their places."""
+    def put_variant(self, name: str, label: str, pictures: Mapping[str, int]) -> None:
+        """Note a finished variant: concept -> number of its pictures, which lie in their places."""
         files = {
             concept: [
                 self.picture_path(name, concept, k).relative_to(self.path).as_posix() for k in range(1, count + 1)
             ]
             for concept, count in pictures.items()
         }
-        self._replace("ways", {"name": name, "label": label, "pictures": files})
+        self._replace("variants", {"name": name, "label": label, "pictures": files})
+
+    def put_scores(self, row: dict[str, Any], scores: list[dict[str, Any]], order: Sequence[str]) -> None:
+        """Note a variant's numbers: its row of the table, its concepts' scores; `order` names the first rows."""
+        method = row["method"]
+        rows = [*(old for old in self.data["rows"] if old["method"] != method), row]
+        names = list(dict.fromkeys([*order, *(one["method"] for one in rows)]))
+        self.data["rows"] = sorted(rows, key=lambda one: names.index(one["method"]))
+        self.data.setdefault("scores", {})[method] = scores
 
     def _replace(self, where: str, entry: dict[str, Any]) -> None:
         entries: list[dict[str, Any]] = self.data[where]
@@ -135,6 +164,16 @@ def write_picture(path: Path, picture: Image.Image | np.ndarray[Any, Any]) -> No
     image.save(stream, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, stream.getvalue())
+
+
+def pictures_in(path: Path) -> tuple[Path, ...]:
+    """A picture, or all pictures of a folder by name. Raises InputError where there is none."""
+    if path.is_file():
+        return (path,)
+    paths = sorted(p for p in path.glob("*") if p.suffix.lower() in PICTURE_FILES) if path.is_dir() else []
+    if not paths:
+        raise InputError("file-not-paths", "There is no picture here.", file=str(path), key="references")
+    return tuple(paths)
 
 
 def read_picture(path: Path) -> Image.Image:

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from lib_loraclr.capture import Concept
 from lib_loraclr.core.deltas import Delta, stack
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.evaluation.folder import EvaluationFolder, read_pictures, write_picture
-from lib_loraclr.evaluation.meters import Calibration, Meters, Pictures
+from lib_loraclr.evaluation.folder import EvaluationFolder, Pictures, read_picture, read_pictures, write_picture
+from lib_loraclr.evaluation.metrics import Calibration, Metrics
 from lib_loraclr.evaluation.options import EvaluateOptions, Subject
 from lib_loraclr.evaluation.page import render_page
-from lib_loraclr.evaluation.scores import ConceptScore, References, drift, make_row, score
+from lib_loraclr.evaluation.scores import References, drift, make_row, score
 from lib_loraclr.formats import FileWarning, LoraFile
 from lib_loraclr.formats.output import probe, write_text
 from lib_loraclr.formats.weighted import check_families, host_shapes, read_files, weighted_deltas
@@ -30,29 +29,29 @@ from lib_loraclr.timing import Stopwatch
 
 NEUTRAL_SEEDS = 2
 NEUTRAL_OFFSET = 10_000
-Updates = Mapping[str, Delta]
+Deltas = Mapping[str, Delta]
 
-MeterOpener = Callable[[EvaluateOptions], "tuple[Meters, Calibration | None]"]
-"""Which meters there are; called before the model is loaded, so that what is missing is said at once."""
+MetricsOpener = Callable[[EvaluateOptions], "tuple[Metrics, Calibration | None]"]
+"""Which metrics there are; called before the model is loaded, so that what is missing is said at once."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to draw the concepts: `updates[concept]` act while it is drawn, `neutral` while neutral prompts are.
+class MethodVariant:
+    """One method of drawing the concepts: `deltas[concept]` act while it is drawn, `neutral` while neutral prompts are.
 
     `source` is the hash of the merged file, so that pictures of an earlier file of the same name are not taken for its.
     """
 
     name: str
     label: str
-    updates: Sequence[Updates]
-    neutral: Updates | None
+    deltas: Sequence[Deltas]
+    neutral: Deltas | None
     source: str = ""
 
 
 @dataclass(frozen=True)
 class EvaluateOutcome:
-    """`rows` as the tables have them, one per way."""
+    """`rows` as the tables have them, one per variant."""
 
     out: Path
     report: Path
@@ -75,7 +74,7 @@ class EvaluateOutcome:
 
 
 def evaluate(
-    options: EvaluateOptions, *, open_host: HostOpener, open_meters: MeterOpener, progress: Progress
+    options: EvaluateOptions, *, open_host: HostOpener, open_metrics: MetricsOpener, progress: Progress
 ) -> EvaluateOutcome:
     """Compare the single LoRAs, their stack and merged files on the same prompts and seeds.
 
@@ -84,7 +83,7 @@ def evaluate(
     watch = Stopwatch()
     _check(options)
     pictures = {s.name: read_pictures(s.references) for s in options.subjects if s.references}
-    meters, calibration = open_meters(options)
+    metrics, calibration = open_metrics(options)
     loras = read_files([subject.choice.file for subject in options.subjects])
     check_families(loras)
     device = str(resolve_device(options.device))
@@ -92,9 +91,9 @@ def evaluate(
     host = open_host(options.checkpoint, device)
     progress.step()
     with host.ready():
-        job = _Job.prepare(options, host, loras, meters, calibration, pictures)
-        for way in job.ways:
-            job.run(way, progress)
+        job = _Job.prepare(options, host, loras, metrics, calibration, pictures)
+        for variant in job.variants:
+            job.run(variant, progress)
     page = job.folder.path / "report.html"
     write_text(page, render_page(job.folder))
     rows, concepts = job.folder.data["rows"], job.folder.data["scores"]
@@ -115,11 +114,11 @@ def _check(options: EvaluateOptions) -> None:
 class _Job:
     options: EvaluateOptions
     generator: ImageGenerator
-    meters: Meters
+    metrics: Metrics
     folder: EvaluationFolder
     prompts: list[tuple[str, ...]]
     references: list[References]
-    ways: list[Way]
+    variants: list[MethodVariant]
     warnings: list[FileWarning]
 
     @classmethod
@@ -128,7 +127,7 @@ class _Job:
         options: EvaluateOptions,
         host: DiffusionHost,
         loras: list[LoraFile],
-        meters: Meters,
+        metrics: Metrics,
         calibration: Calibration | None,
         pictures: Mapping[str, Pictures],
     ) -> _Job:
@@ -139,13 +138,13 @@ class _Job:
         choices = [subject.choice for subject in options.subjects]
         inputs, warnings = make_inputs(choices, loras, host.base_weight, host_shapes(host))
         concepts = [item.concept for item in inputs]
-        ways, notes = _ways(options, host, concepts)
+        variants, notes = _variants(options, host, concepts)
         prompts = [
             tuple(_in_turn(subject.filled(concept.trigger, concept.class_word), options.pictures))
             for subject, concept in zip(options.subjects, concepts, strict=True)
         ]
         folder = EvaluationFolder.start(
-            options.out, _settings(options, host, loras, prompts, meters), overwrite=options.overwrite
+            options.out, _settings(options, host, loras, prompts, metrics), overwrite=options.overwrite
         )
         if calibration is not None:
             folder.data["calibration"] = calibration.as_dict()
@@ -154,75 +153,74 @@ class _Job:
             about = {"kind": subject.kind, "trigger": concept.trigger, "prompts": list(texts)}
             folder.put_concept(subject.name, about, pictures.get(subject.name, empty))
         references = [
-            References.of(subject.kind, pictures[subject.name], meters)
+            References.of(subject.kind, pictures[subject.name], metrics)
             if subject.name in pictures
             else References(subject.kind, None, None)
             for subject in options.subjects
         ]
-        return cls(options, ImageGenerator(host), meters, folder, prompts, references, ways, [*warnings, *notes])
+        return cls(options, ImageGenerator(host), metrics, folder, prompts, references, variants, [*warnings, *notes])
 
-    def run(self, way: Way, progress: Progress) -> None:
-        """Paint what is missing, measure, note."""
-        options, scores, counts = self.options, list[ConceptScore](), dict[str, int]()
-        self.folder.begin_way(way.name, way.source)
-        per = self.generator.steps(options.pictures, options.sampling)
-        progress.phase(Phase.GENERATE, per * len(options.subjects), way.label)
-        for subject, updates, texts, own in zip(
-            options.subjects, way.updates, self.prompts, self.references, strict=True
+    @property
+    def names(self) -> list[str]:
+        """Names of the concepts."""
+        return [subject.name for subject in self.options.subjects]
+
+    def run(self, variant: MethodVariant, progress: Progress) -> None:
+        """Make the pictures that are missing, measure all, and note the numbers."""
+        options, scores = self.options, list[dict[str, Any]]()
+        self.folder.begin_variant(variant.name, variant.source)
+        per_concept = self.generator.steps(options.pictures, options.sampling)
+        progress.phase(Phase.GENERATE, per_concept * len(options.subjects), variant.label)
+        for subject, deltas, prompts, references in zip(
+            options.subjects, variant.deltas, self.prompts, self.references, strict=True
         ):
-            seeds = [options.seed + k for k in range(len(texts))]
-            painted = self._painted(way, subject.name, updates, texts, seeds, progress)
-            rivals = [other for other in self.references if other is not own]
-            scores.append(score(subject.name, painted, texts, own, self.meters, rivals))
-            counts[subject.name] = len(painted)
-        drifted = self._drift(way, progress) if way.neutral is not None else None
-        self.folder.put_way(way.name, way.label, counts)
-        rows: list[dict[str, Any]] = [row for row in self.folder.data["rows"] if row["method"] != way.name]
-        known = [s.as_dict() for s in scores]
-        rows.append(make_row(way.name, {}, len(options.subjects), 0, known, drifted))
-        order = list(dict.fromkeys([*(known.name for known in self.ways), *(row["method"] for row in rows)]))
-        self.folder.data["rows"] = sorted(rows, key=lambda row: order.index(row["method"]))
-        self.folder.data.setdefault("scores", {})[way.name] = known
+            pictures = self._pictures(variant.name, subject.name, deltas, prompts, options.seed, progress)
+            rivals = [others for others in self.references if others is not references]
+            scores.append(score(subject.name, pictures, prompts, references, self.metrics, rivals).as_dict())
+        drifted = self._drift(variant, progress) if variant.neutral is not None else None
+        self.folder.put_variant(variant.name, variant.label, dict.fromkeys(self.names, options.pictures))
+        self.folder.put_scores(
+            make_row(variant.name, {}, len(scores), 0, scores, drifted), scores, [one.name for one in self.variants]
+        )
         self.folder.save()
 
-    def _painted(
-        self, way: Way, name: str, updates: Updates, texts: Sequence[str], seeds: Sequence[int], progress: Progress
+    def _pictures(
+        self, variant: str, name: str, deltas: Deltas, prompts: Sequence[str], seed: int, progress: Progress
     ) -> Pictures:
-        """From the folder where all of them are there, else from the model."""
-        paths = [self.folder.picture_path(way.name, name, k + 1) for k in range(len(texts))]
+        """Picture k on prompt k with seed `seed` + k: from the folder where all are there, else from the model."""
+        paths = [self.folder.picture_path(variant, name, k + 1) for k in range(len(prompts))]
         if all(path.is_file() for path in paths):
-            return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
-        painted = self.generator.sample(updates, texts, seeds, self.options.sampling, progress=progress).numpy()
-        for path, picture in zip(paths, painted, strict=True):
+            return np.stack([np.asarray(read_picture(path)) for path in paths])
+        seeds = [seed + k for k in range(len(prompts))]
+        pictures = self.generator.sample(deltas, prompts, seeds, self.options.sampling, progress=progress).numpy()
+        for path, picture in zip(paths, pictures, strict=True):
             write_picture(path, picture)
-        return painted
+        return pictures
 
-    def _drift(self, way: Way, progress: Progress) -> float | None:
+    def _drift(self, variant: MethodVariant, progress: Progress) -> float | None:
         options = self.options
         if not options.neutral:
             return None
-        texts = [prompt for _ in range(NEUTRAL_SEEDS) for prompt in options.neutral]
-        seeds = [options.seed + NEUTRAL_OFFSET + k for k in range(len(texts))]
-        steps = 2 * self.generator.steps(len(texts), options.sampling)
-        progress.phase(Phase.GENERATE, steps, f"neutral prompts, {way.label}")
-        plain = Way("none", "no LoRA", (), {})
-        base = self._painted(plain, "neutral", {}, texts, seeds, progress)
-        changed = self._painted(way, "neutral", way.neutral or {}, texts, seeds, progress)
+        prompts, seed = list(options.neutral) * NEUTRAL_SEEDS, options.seed + NEUTRAL_OFFSET
+        steps = 2 * self.generator.steps(len(prompts), options.sampling)
+        progress.phase(Phase.GENERATE, steps, f"neutral prompts, {variant.label}")
+        base = self._pictures("none", "neutral", {}, prompts, seed, progress)
+        changed = self._pictures(variant.name, "neutral", variant.neutral or {}, prompts, seed, progress)
         return drift(base, changed, NEUTRAL_SEEDS)
 
 
-def _ways(
+def _variants(
     options: EvaluateOptions, host: DiffusionHost, concepts: Sequence[Concept]
-) -> tuple[list[Way], list[FileWarning]]:
+) -> tuple[list[MethodVariant], list[FileWarning]]:
     """No LoRA, each alone, all stacked where wanted, then every merged file under its stem."""
     count = len(concepts)
-    ways = [
-        Way("none", "no LoRA", [{}] * count, None),
-        Way("single", "single LoRAs", [concept.deltas for concept in concepts], None),
+    variants = [
+        MethodVariant("none", "no LoRA", [{}] * count, None),
+        MethodVariant("single", "single LoRAs", [concept.deltas for concept in concepts], None),
     ]
     if options.stacked:
         summed = stack([concept.deltas for concept in concepts])
-        ways.append(Way("stacked", "all LoRAs stacked", [summed] * count, summed))
+        variants.append(MethodVariant("stacked", "all LoRAs stacked", [summed] * count, summed))
     warnings: list[FileWarning] = []
     shapes = host_shapes(host)
     for path in options.merged:
@@ -231,10 +229,10 @@ def _ways(
         deltas, notes = weighted_deltas(lora, 1.0, 1.0, host.base_weight, shapes)
         warnings += [*lora.warnings, *notes]
         name = path.stem
-        while name in {way.name for way in ways}:
+        while name in {variant.name for variant in variants}:
             name += "+"
-        ways.append(Way(name, path.stem, [deltas] * count, deltas, lora.sha256))
-    return ways, warnings
+        variants.append(MethodVariant(name, path.stem, [deltas] * count, deltas, lora.sha256))
+    return variants, warnings
 
 
 def _in_turn(prompts: Sequence[str], count: int) -> list[str]:
@@ -246,9 +244,9 @@ def _settings(
     host: DiffusionHost,
     loras: Sequence[LoraFile],
     prompts: Sequence[Sequence[str]],
-    meters: Meters,
+    metrics: Metrics,
 ) -> dict[str, Any]:
-    """All that the pictures and numbers of every way depend on; nothing of the machine."""
+    """All that the pictures and numbers of every variant depend on; nothing of the machine."""
     return {
         "checkpoint": host.info.name,
         "checkpoint_sha256": host.info.sha256,
@@ -256,8 +254,8 @@ def _settings(
         "seed": options.seed,
         "pictures": options.pictures,
         "neutral_prompts": list(options.neutral),
-        "meters": meters.names(),
-        "thresholds": dict(meters.thresholds),
+        "metrics": metrics.names(),
+        "thresholds": dict(metrics.thresholds),
         "loras": [_input(s, lora, p) for s, lora, p in zip(options.subjects, loras, prompts, strict=True)],
     }
 

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.linalg import exact_float32
-from lib_loraclr.evaluation.meters import Numbers, Pictures
+from lib_loraclr.evaluation.folder import Pictures
+from lib_loraclr.evaluation.metrics import Metrics, Numbers
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 
 FORMAT, VERSION = "loraclr-embedder", 1
@@ -69,7 +70,7 @@ class PictureNetwork:
                 found.append(values)
         return torch.cat(found)
 
-    def answers(self, head: str, pictures: Pictures) -> Tensor:
+    def output(self, head: str, pictures: Pictures) -> Tensor:
         """A head's output (n, d), float32."""
         chosen = self.heads[head]
         with torch.no_grad(), exact_float32():
@@ -85,7 +86,7 @@ class HeadEmbedder:
 
     def vectors(self, pictures: Pictures) -> Numbers:
         """Unit vectors (n, d)."""
-        return F.normalize(self.network.answers(self.name, pictures), dim=1).double().numpy()
+        return F.normalize(self.network.output(self.name, pictures), dim=1).double().numpy()
 
 
 @dataclass(frozen=True)
@@ -107,24 +108,35 @@ class TrunkEmbedder:
 
 
 @dataclass(frozen=True)
-class LabelJudge:
-    """A head with labels as a `TextJudge`: 1 where the label that the prompt names is the one that is seen, else 0."""
+class LabelAlignment:
+    """A head with labels as a `TextAlignment`: 1 where the label that the prompt names is seen, else 0."""
 
     network: PictureNetwork
     name: str
 
-    def agreement(self, pictures: Pictures, prompts: Sequence[str]) -> Numbers:
+    def score(self, pictures: Pictures, prompts: Sequence[str]) -> Numbers:
         """(n,) of 0 and 1; NaN for prompts that name no label, or several."""
         head = self.network.heads[self.name]
-        seen = self.network.answers(self.name, pictures).argmax(1).tolist()
+        seen = self.network.output(self.name, pictures).argmax(1).tolist()
         return np.array(
-            [_agrees(head, head.labels[k], prompt) for k, prompt in zip(seen, prompts, strict=True)], np.float64
+            [_label_score(head, head.labels[k], prompt) for k, prompt in zip(seen, prompts, strict=True)], np.float64
         )
 
 
-def _agrees(head: Head, seen: str, prompt: str) -> float:
-    named = [label for label, phrase in head.phrases.items() if phrase.lower() in prompt.lower()]
-    return float(seen == named[0]) if len(named) == 1 else float("nan")
+def _label_score(head: Head, seen: str, prompt: str) -> float:
+    wanted = [label for label, phrase in head.phrases.items() if phrase.lower() in prompt.lower()]
+    return float(seen == wanted[0]) if len(wanted) == 1 else float("nan")
+
+
+def network_metrics(network: PictureNetwork, centre: TrunkEmbedder | None = None) -> Metrics:
+    """The heads `identity` and `style`, the first head with labels, and the trunk around its centre."""
+    labelled = [name for name, head in network.heads.items() if head.labels]
+    return Metrics(
+        identity=HeadEmbedder(network, "identity") if "identity" in network.heads else None,
+        style=HeadEmbedder(network, "style") if "style" in network.heads else None,
+        text=LabelAlignment(network, labelled[0]) if labelled else None,
+        image=centre,
+    )
 
 
 def resized(pictures: Pictures, size: tuple[int, int]) -> Pictures:

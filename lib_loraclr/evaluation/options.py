@@ -20,7 +20,6 @@ from lib_loraclr.merging.options import LoraChoice
 from lib_loraclr.reading import Reader, array, integer, number, object_, text
 
 KINDS = ("character", "animal", "object", "style")
-PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 # New places, media, company and changes, as Mix-of-Show asks its concepts for; none is a template of the capture.
 PROMPTS = (
     "a photo of {c}", "{c} standing on a mountain", "a portrait of {c}, studio light", "{c} in a kitchen",
@@ -59,7 +58,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """`pictures` per concept and way, picture k on prompt k with seed `seed` + k; `merged` are files to compare.
+    """`pictures` per concept and variant, picture k on prompt k with seed `seed` + k; `merged` are files to compare.
 
     `embedder` is a network file (`network.py`), `clip` a folder with a CLIP model, `face` the name of an installed face
     embedder; `held_out` a folder with one sub-folder of pictures per identity, which fixes the threshold of the rate.
@@ -95,16 +94,6 @@ class EvaluateOptions:
         if len(set(names)) < len(names):
             twin = next(name for name in names if names.count(name) > 1)
             raise InputError("same-file", f"Two concepts are called '{twin}'.", key="lora")
-
-
-def pictures_in(path: Path) -> tuple[Path, ...]:
-    """A picture, or all pictures of a folder by name. Raises InputError where there is none."""
-    if path.is_file():
-        return (path,)
-    found = sorted(p for p in path.glob("*") if p.suffix.lower() in PICTURE_FILES) if path.is_dir() else []
-    if not found:
-        raise InputError("file-not-found", "There is no picture here.", file=str(path), key="references")
-    return tuple(found)
 
 
 @dataclass(frozen=True)

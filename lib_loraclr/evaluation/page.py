@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 THUMBNAIL = 128
-SHOWN = 2  # pictures of a concept and way
+SHOWN = 2  # pictures of a concept and variant
 HEAD = ("method", "text", "image", "identity", "rate", "worst identity", "drift")
 FIELDS = ("text", "image", "identity_cosine", "identity_rate", "worst_identity_cosine", "drift")
 EXPLAINED = (
@@ -53,7 +53,7 @@ def picture(title: str, path: Path) -> Markup:
 def render_page(folder: EvaluationFolder) -> str:
     """The page of an evaluation folder."""
     data = folder.data
-    labels = {way["name"]: way["label"] for way in data["ways"]}
+    labels = {variant["name"]: variant["label"] for variant in data["variants"]}
     rows = [(labels.get(row["method"], row["method"]), *(row[field] for field in FIELDS)) for row in data["rows"]]
     settings: Mapping[str, Any] = data.get("settings", {})
     about = (
@@ -76,28 +76,33 @@ def _by_concept(data: Mapping[str, Any], labels: Mapping[str, str]) -> list[Sect
     """One section, or none where identity was not measured."""
     scores: Mapping[str, Any] = data.get("scores", {})
     names = [concept["name"] for concept in data["concepts"]]
-    ways = [name for name in labels if name in scores]
-    values = [[scores[way][k]["identity_cosine"] for way in ways] for k in range(len(names))]
-    if not ways or all(value is None for row in values for value in row):
+    variants = [name for name in labels if name in scores]
+    values = [[scores[variant][k]["identity_cosine"] for variant in variants] for k in range(len(names))]
+    if not variants or all(value is None for row in values for value in row):
         return []
-    chart = heat_map("Identity by concept and method", names, [labels[way] for way in ways], values, low=0, high=1)
+    chart = heat_map(
+        "Identity by concept and method", names, [labels[variant] for variant in variants], values, low=0, high=1
+    )
     return [Section("Identity by concept", "Mean cosine to the concept's reference pictures.", chart)]
 
 
-def sheet(folder: EvaluationFolder, ways: Sequence[str] = (), shown: int = SHOWN) -> Markup:
-    """Rows: concepts; columns: reference, then every way (or those named)."""
-    chosen = [way for way in folder.data["ways"] if not ways or way["name"] in ways]
+def sheet(folder: EvaluationFolder, variants: Sequence[str] = (), shown: int = SHOWN) -> Markup:
+    """Rows: concepts; columns: reference, then every variant (or those named)."""
+    chosen = [variant for variant in folder.data["variants"] if not variants or variant["name"] in variants]
     rows = [
         (
             concept["name"],
             [
                 _pictures(folder.path, files[:shown])
-                for files in (concept["references"], *(way["pictures"].get(concept["name"], []) for way in chosen))
+                for files in (
+                    concept["references"],
+                    *(variant["pictures"].get(concept["name"], []) for variant in chosen),
+                )
             ],
         )
         for concept in folder.data["concepts"]
     ]
-    return fragment("parts.html", "sheet", [way["label"] for way in chosen], rows, THUMBNAIL)
+    return fragment("parts.html", "sheet", [variant["label"] for variant in chosen], rows, THUMBNAIL)
 
 
 def _pictures(root: Path, files: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,14 +1,10 @@
-"""Blind ratings of an evaluation's pictures: what is shown in which order, what was said, means with intervals.
-
-Nothing but the standard library is needed, so that a rating page starts in a moment.
-"""
+"""Blind ratings of an evaluation's pictures: what is shown in which order, what was said, means with intervals."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
-import json
 import math
 import os
 import random
@@ -16,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from lib_loraclr.core.errors import InputError
+from lib_loraclr.evaluation.folder import EvaluationFolder
 
 FILE = "ratings.csv"
 LOW, HIGH = 1, 5
@@ -28,9 +27,9 @@ STUDENT = (
 
 @dataclass(frozen=True)
 class Trial:
-    """One picture to rate beside the references of its concept. `way` is what the rater must not know."""
+    """One picture to rate beside the references of its concept. `variant` is what the rater must not know."""
 
-    way: str
+    variant: str
     concept: str
     prompt: str
     picture: Path
@@ -42,7 +41,7 @@ class Rating:
     """One line of the CSV file."""
 
     rater: str
-    way: str
+    variant: str
     concept: str
     picture: str
     identity: int
@@ -59,29 +58,32 @@ class Mean:
 
 
 def trials_of(folder: Path) -> list[Trial]:
-    """Every picture of an evaluation that has references. Raises ValueError with a sentence for what is no evaluation.
+    """Every picture of an evaluation that has references. Raises InputError for what is no evaluation.
 
     The files must lie inside the folder: what evaluation.json names elsewhere is not shown.
     """
-    file = folder / "evaluation.json"
     try:
-        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        labels = {str(way["name"]): way for way in data["ways"]}
-        found: list[Trial] = []
-        for concept in data["concepts"]:
-            references = tuple(path for name in concept["references"] if (path := _inside(folder, str(name))))
-            prompts = [str(prompt) for prompt in concept.get("prompts", ())] or [""]
-            for label, way in labels.items():
-                files = way["pictures"].get(concept["name"], ()) if references else ()
-                for k, name in enumerate(files):
-                    path = _inside(folder, str(name))
-                    if path is not None:
-                        found.append(Trial(label, str(concept["name"]), prompts[k % len(prompts)], path, references))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} cannot be read as an evaluation: {type(error).__name__} {error}") from error
-    if not found:
-        raise ValueError(f"{folder} holds no picture with references to rate")
-    return found
+        data = EvaluationFolder.open(folder).data
+        trials = [trial for concept in data["concepts"] for trial in _trials(folder, concept, data["variants"])]
+    except InputError as error:
+        raise InputError(error.code, f"{folder} cannot be rated: {error.message}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"{folder} cannot be read as an evaluation: {type(error).__name__} {error}."
+        raise InputError("bad-evaluation", message) from error
+    if not trials:
+        raise InputError("bad-evaluation", f"{folder} holds no picture with references to rate.")
+    return trials
+
+
+def _trials(folder: Path, concept: Mapping[str, Any], variants: Sequence[Mapping[str, Any]]) -> list[Trial]:
+    name, prompts = str(concept["name"]), [str(prompt) for prompt in concept.get("prompts", ())] or [""]
+    references = tuple(path for file in concept["references"] if (path := _inside(folder, str(file))))
+    return [
+        Trial(str(variant["name"]), name, prompts[k % len(prompts)], path, references)
+        for variant in (variants if references else ())
+        for k, file in enumerate(variant["pictures"].get(name, ()))
+        if (path := _inside(folder, str(file)))
+    ]
 
 
 def _inside(folder: Path, name: str) -> Path | None:
@@ -92,19 +94,19 @@ def _inside(folder: Path, name: str) -> Path | None:
 def order_for(rater: str, trials: Sequence[Trial], ratings: Iterable[Rating]) -> list[int]:
     """Numbers of the trials that this rater has not rated, in an order of their own.
 
-    The ways take turns: whenever a rater stops, every way has been seen about equally often.
+    The variants take turns: whenever a rater stops, every variant has been seen about equally often.
     """
-    seen = {(r.way, r.concept, r.picture) for r in ratings if r.rater == rater}
-    left = [k for k, t in enumerate(trials) if (t.way, t.concept, t.picture.name) not in seen]
+    seen = {(r.variant, r.concept, r.picture) for r in ratings if r.rater == rater}
     rng = random.Random(hashlib.sha256(rater.encode("utf-8")).hexdigest())
-    by_way: dict[str, list[int]] = {}
-    for k in left:
-        by_way.setdefault(trials[k].way, []).append(k)
-    for numbers in by_way.values():
+    by_variant: dict[str, list[int]] = {}
+    for k, trial in enumerate(trials):
+        if (trial.variant, trial.concept, trial.picture.name) not in seen:
+            by_variant.setdefault(trial.variant, []).append(k)
+    for numbers in by_variant.values():
         rng.shuffle(numbers)
     order: list[int] = []
-    while any(by_way.values()):
-        turn = [numbers.pop() for numbers in by_way.values() if numbers]
+    while any(by_variant.values()):
+        turn = [numbers.pop() for numbers in by_variant.values() if numbers]
         rng.shuffle(turn)
         order += turn
     return order
@@ -137,21 +139,18 @@ def read(folder: Path) -> list[Rating]:
     path = folder / FILE
     if not path.is_file():
         return []
-    found: list[Rating] = []
     with path.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            rating = _rating(row)
-            if rating is not None:
-                found.append(rating)
-    return found
+        ratings = [_rating(row) for row in csv.DictReader(stream)]
+    return [rating for rating in ratings if rating is not None]
 
 
 def _rating(row: Mapping[str, Any]) -> Rating | None:
+    row = {**row, "variant": row.get("variant", row.get("way"))}  # the column's name in version 0.1.0
     try:
-        rater, way, concept, picture = (
-            str(row[name]).removeprefix("'") for name in ("rater", "way", "concept", "picture")
+        rater, variant, concept, picture = (
+            str(row[name]).removeprefix("'") for name in ("rater", "variant", "concept", "picture")
         )
-        rating = Rating(rater, way, concept, picture, int(row["identity"]), int(row["quality"]))
+        rating = Rating(rater, variant, concept, picture, int(row["identity"]), int(row["quality"]))
     except (KeyError, TypeError, ValueError):
         return None
     return rating if LOW <= rating.identity <= HIGH and LOW <= rating.quality <= HIGH else None
@@ -169,12 +168,12 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def summary(ratings: Iterable[Rating]) -> dict[str, dict[str, Mean]]:
-    """Way -> identity and quality, the best identity first."""
-    by_way: dict[str, list[Rating]] = {}
+    """Variant -> identity and quality, the best identity first."""
+    by_variant: dict[str, list[Rating]] = {}
     for rating in ratings:
-        by_way.setdefault(rating.way, []).append(rating)
-    found = {
-        way: {"identity": mean_of([r.identity for r in own]), "quality": mean_of([r.quality for r in own])}
-        for way, own in by_way.items()
+        by_variant.setdefault(rating.variant, []).append(rating)
+    means = {
+        variant: {"identity": mean_of([r.identity for r in rated]), "quality": mean_of([r.quality for r in rated])}
+        for variant, rated in by_variant.items()
     }
-    return dict(sorted(found.items(), key=lambda item: -item[1]["identity"].value))
+    return dict(sorted(means.items(), key=lambda item: -item[1]["identity"].value))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lib_loraclr.evaluation.meters import Meters, Numbers, Pictures, cosines
+from lib_loraclr.evaluation.folder import Pictures
+from lib_loraclr.evaluation.metrics import Metrics, Numbers, cosines
 
 DIGITS = 4
 COLUMNS = ("text", "image", "identity_cosine", "identity_rate", "worst_identity_cosine", "drift")
@@ -16,26 +17,26 @@ COLUMNS = ("text", "image", "identity_cosine", "identity_rate", "worst_identity_
 
 @dataclass(frozen=True)
 class References:
-    """The vectors of a concept's reference pictures, (m, d) each; None where there is no such meter."""
+    """The vectors of a concept's reference pictures, (m, d) each; None where there is no such metric."""
 
     kind: str
     identity: Numbers | None
     image: Numbers | None
 
     @classmethod
-    def of(cls, kind: str, pictures: Pictures, meters: Meters) -> References:
+    def of(cls, kind: str, pictures: Pictures, metrics: Metrics) -> References:
         """Embed the reference pictures once."""
-        who = meters.for_kind(kind)
+        who = metrics.for_kind(kind)
         return cls(
             kind,
             None if who is None else who.vectors(pictures),
-            None if meters.image is None else meters.image.vectors(pictures),
+            None if metrics.image is None else metrics.image.vectors(pictures),
         )
 
 
 @dataclass(frozen=True)
 class ConceptScore:
-    """One concept's pictures in numbers; None where no meter knows.
+    """One concept's pictures in numbers; None where no metric knows.
 
     `identity`: mean cosine to the references of every single picture. `nearest`: share of the pictures that are nearer
     to this concept than to any rival.
@@ -77,26 +78,26 @@ def score(
     pictures: Pictures,
     prompts: Sequence[str],
     references: References,
-    meters: Meters,
+    metrics: Metrics,
     rivals: Sequence[References] = (),
 ) -> ConceptScore:
     """Measure the pictures of one concept; `rivals` are the other concepts of the same evaluation."""
     text = image = nearest = threshold = None
     identity: tuple[float, ...] = ()
-    if meters.text is not None:
-        agreement = meters.text.agreement(pictures, prompts)
-        text = None if np.isnan(agreement).all() else float(np.nanmean(agreement))
-    if meters.image is not None and references.image is not None:
-        image = float(cosines(meters.image.vectors(pictures), references.image).mean())
-    who = meters.for_kind(references.kind)
+    if metrics.text is not None:
+        alignments = metrics.text.score(pictures, prompts)
+        text = None if np.isnan(alignments).all() else float(np.nanmean(alignments))
+    if metrics.image is not None and references.image is not None:
+        image = float(cosines(metrics.image.vectors(pictures), references.image).mean())
+    who = metrics.for_kind(references.kind)
     if who is not None and references.identity is not None:
         vectors = who.vectors(pictures)
-        own = cosines(vectors, references.identity)
-        identity, threshold = tuple(float(value) for value in own), meters.thresholds.get(who.name)
-        known = [r.identity for r in rivals if r.identity is not None and (r.kind == "style") == _styled(references)]
-        if known:
-            others = np.stack([cosines(vectors, rival) for rival in known])
-            nearest = float((own > others.max(0)).mean())
+        to_itself = cosines(vectors, references.identity)
+        identity, threshold = tuple(float(value) for value in to_itself), metrics.thresholds.get(who.name)
+        alike = [r.identity for r in rivals if r.identity is not None and (r.kind == "style") == _styled(references)]
+        if alike:
+            to_rivals = np.stack([cosines(vectors, rival) for rival in alike])
+            nearest = float((to_itself > to_rivals.max(0)).mean())
     return ConceptScore(name, text, image, identity, threshold, nearest)
 
 

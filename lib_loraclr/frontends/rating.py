@@ -1,17 +1,11 @@
 """The blind rating page: a reference, a picture of a hidden method, two ratings from 1 to 5.
 
-    python -m lib_loraclr.frontends.rating FOLDER [--port N]
-
-FOLDER is what `python -m lib_loraclr evaluate` or the study wrote. Ratings go to FOLDER/ratings.csv at once; a rater
-who comes back goes on. Pictures are sent inside the page, so that no address tells the method.
+It shows what `evaluate` or the study wrote into a folder. Ratings go to ratings.csv there at once; a rater who comes
+back goes on. Pictures are sent inside the page, so that no address tells the method.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +33,7 @@ class RatingPage:
     """The page of one folder. Every session carries its rater, its order and its place in it."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError for a folder without pictures to rate."""
+        """Raises InputError for a folder without pictures to rate."""
         self.folder = folder
         self.trials = trials_of(folder)
 
@@ -62,7 +56,7 @@ class RatingPage:
         if identity not in CHOICES or quality not in CHOICES:
             return state, self.shown(state), "Give both ratings, then go on.", identity, quality
         trial = self.trials[state["order"][state["at"]]]
-        line = Rating(state["rater"], trial.way, trial.concept, trial.picture.name, int(identity), int(quality))
+        line = Rating(state["rater"], trial.variant, trial.concept, trial.picture.name, int(identity), int(quality))
         append(self.folder, line)
         state = {**state, "at": state["at"] + 1}
         return state, self.shown(state), self.place(state), None, None
@@ -85,8 +79,8 @@ class RatingPage:
         """Means with 95 % intervals per method, as an HTML table."""
         ratings = read(self.folder)
         rows = [
-            (way, _number(means["identity"]), _number(means["quality"]), means["identity"].count)
-            for way, means in summary(ratings).items()
+            (variant, mean_text(means["identity"]), mean_text(means["quality"]), means["identity"].count)
+            for variant, means in summary(ratings).items()
         ]
         return fragment("rating.html", "results", rows, len({rating.rater for rating in ratings}))
 
@@ -122,35 +116,6 @@ def _address(path: Path) -> str:
     return data_address(path.read_bytes(), "jpeg" if suffix == "jpg" else suffix)
 
 
-def _number(mean: Mean) -> str:
+def mean_text(mean: Mean) -> str:
+    """The mean, and the half width of its interval where there is one."""
     return f"{mean.value:.2f}" + ("" if mean.half is None else f" ± {mean.half:.2f}")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the page on this machine until Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m lib_loraclr.frontends.rating", description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="what an evaluation wrote")
-    parser.add_argument("--port", type=int, default=7863, metavar="N", help="default 7863")
-    parser.add_argument("--results", action="store_true", help="print the means and stop")
-    args = parser.parse_args(arguments)
-    if args.results:
-        for way, means in summary(read(args.folder)).items():
-            sys.stdout.write(f"{way}: identity {_number(means['identity'])}, quality {_number(means['quality'])}\n")
-        return 0
-    try:
-        page = RatingPage(args.folder)
-    except ValueError as error:
-        sys.stderr.write(f"{error}.\n")
-        return 2
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        built = page.build()
-    except ImportError:
-        sys.stderr.write("The rating page needs gradio: pip install gradio==4.40.0.\n")
-        return 2
-    built.queue().launch(server_name="127.0.0.1", server_port=args.port, show_api=False, inbrowser=False)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -92,7 +92,7 @@ def test_a_summed_unit_is_the_stack_painted_and_scored(done: tuple[Study, Path, 
         for name in unit.names:
             prompts, seeds = study.prompts(name, unit), study.seeds(name)
             pictures = world.generator.sample(update, prompts, seeds, world.set.sampling).numpy()
-            vectors = world.meters.identity.vectors(pictures)
+            vectors = world.metrics.identity.vectors(pictures)
             found.append(float((vectors @ world.references[name].identity.T).mean()))
     assert row["identity_cosine"] == pytest.approx(np.mean(found), abs=0.01)
     assert row["worst_identity_cosine"] == pytest.approx(min(found), abs=0.01)
@@ -231,11 +231,11 @@ def test_the_page_and_the_figures(done: tuple[Study, Path, EvaluationFolder]) ->
             assert image.getpixel((0, 0)) == (255, 255, 255)
     with Image.open(out / "fidelity-pictures.png") as image:
         assert image.height > 2 * 96
-    labels = [way["label"] for way in folder.data["ways"]]
+    labels = [way["label"] for way in folder.data["variants"]]
     assert labels[0] == "single LoRAs"
     assert "stacked sum" in labels
     assert not [text for text in labels if "margin" in text], "variants are not shown"
-    assert all(set(way["pictures"]) == {"zor", "kib"} for way in folder.data["ways"])
+    assert all(set(way["pictures"]) == {"zor", "kib"} for way in folder.data["variants"])
 
 
 def test_other_inputs_are_other_merges(toy: World, tmp_path: Path) -> None:

@@ -11,26 +11,25 @@ import pytest
 
 from benchmarks import world as module
 from benchmarks.world import World, agreement, describe, load_embedder, spearman
-from lib_loraclr.evaluation.meter_files import network_meters
-from lib_loraclr.evaluation.network import TrunkEmbedder, load_network
+from lib_loraclr.evaluation.network import TrunkEmbedder, load_network, network_metrics
 from miniature import world as drawing
-from miniature.measure import Embedder, Meter
+from miniature.measure import Embedder, IdentityMetric
 
 
 def test_the_described_embedder_is_the_miniatures(toy_folder: Path, tmp_path: Path) -> None:
-    """Same vectors and labels as miniature.measure.Meter, from code that never imports the miniature."""
+    """Same vectors and labels as miniature.measure.IdentityMetric, from code that never imports the miniature."""
     r = random.Random(1)
     pictures = np.stack([np.asarray(drawing.render(drawing.random_identity(r), drawing.random_scene(r))) for _ in "ab"])
-    meter = Meter(toy_folder / "embedder.safetensors")
+    metric = IdentityMetric(toy_folder / "embedder.safetensors")
     (tmp_path / "embedder.safetensors").write_bytes((toy_folder / "embedder.safetensors").read_bytes())
     (tmp_path / "embedder.network.json").write_text(json.dumps(describe(Embedder())))
     network = load_network(tmp_path / "embedder.safetensors")
-    meters = network_meters(network, TrunkEmbedder.around(network, pictures))
-    np.testing.assert_allclose(meters.identity.vectors(pictures), meter.identity(pictures), atol=1e-5)
-    np.testing.assert_allclose(meters.style.vectors(pictures), meter.style(pictures), atol=1e-5)
-    phrases = [f"a man {drawing.backgrounds.PHRASES[name]}" for name in meter.background(pictures)]
-    assert meters.text.agreement(pictures, phrases).tolist() == [1.0, 1.0]
-    assert meters.text.agreement(pictures, phrases[::-1]).tolist() == [float(phrases[0] == phrases[1])] * 2
+    metrics = network_metrics(network, TrunkEmbedder.around(network, pictures))
+    np.testing.assert_allclose(metrics.identity.vectors(pictures), metric.identity(pictures), atol=1e-5)
+    np.testing.assert_allclose(metrics.style.vectors(pictures), metric.style(pictures), atol=1e-5)
+    phrases = [f"a man {drawing.backgrounds.PHRASES[name]}" for name in metric.background(pictures)]
+    assert metrics.text.score(pictures, phrases).tolist() == [1.0, 1.0]
+    assert metrics.text.score(pictures, phrases[::-1]).tolist() == [float(phrases[0] == phrases[1])] * 2
     direct = load_embedder(toy_folder / "embedder.safetensors")
     assert direct.heads.keys() == network.heads.keys()
 
@@ -58,7 +57,7 @@ def test_an_embedder_of_the_parameters_agrees_with_the_drawing() -> None:
 
 
 def test_the_stick_is_reported_and_fixes_the_thresholds(toy: World) -> None:
-    stick, thresholds = toy.stick, toy.meters.thresholds
+    stick, thresholds = toy.stick, toy.metrics.thresholds
     assert thresholds["identity"] == pytest.approx(stick["identity"]["threshold"], abs=1e-4)
     assert thresholds["style"] == pytest.approx(stick["style"]["threshold"], abs=1e-4)
     assert stick["identity"]["identities"] == 4

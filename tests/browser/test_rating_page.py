@@ -21,22 +21,22 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytest.importorskip("gradio")
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
-WAYS = ("secret-method", "other-method")
+VARIANTS = ("secret-method", "other-method")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """One concept, two ways, one picture each."""
-    ways = []
-    for number, way in enumerate(WAYS):
-        name = f"pictures/{way}/anna-1.png"
+    """One concept, two variants, one picture each."""
+    variants = []
+    for number, variant in enumerate(VARIANTS):
+        name = f"pictures/{variant}/anna-1.png"
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new("RGB", (96, 96), (40 + 90 * number, 90, 160)).save(tmp_path / name)
-        ways.append({"name": way, "label": way, "pictures": {"anna": [name]}})
+        variants.append({"name": variant, "label": variant, "pictures": {"anna": [name]}})
     Image.new("RGB", (96, 96), (200, 90, 60)).save(tmp_path / "anna.png")
     concepts = [{"name": "anna", "references": ["anna.png"], "prompts": ["a photo of anna"]}]
     (tmp_path / "evaluation.json").write_text(
-        json.dumps({"format": 1, "settings": {}, "concepts": concepts, "ways": ways, "rows": []})
+        json.dumps({"format": 1, "settings": {}, "concepts": concepts, "ways": variants, "rows": []})
     )
     return tmp_path
 
@@ -47,7 +47,7 @@ def address(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "lib_loraclr.frontends.rating", str(folder), "--port", str(port)]
+    command = [sys.executable, "-m", "lib_loraclr", "rate", str(folder), "--port", str(port)]
     offline = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     server = subprocess.Popen(command, cwd=ROOT, env=os.environ | offline)
     try:
@@ -78,7 +78,7 @@ def test_rate_everything(folder: Path, address: str) -> None:
         page.get_by_text("Picture 1 of 2").wait_for()
         assert page.locator("#trial img").count() == 2
         assert page.get_by_text("“a photo of anna”").count() == 1
-        assert not [way for way in WAYS if way in page.content()], "the page tells the method"
+        assert not [variant for variant in VARIANTS if variant in page.content()], "the page tells the method"
         following = page.locator("button#next, #next button").first
         following.click()
         page.get_by_text("Give both ratings").wait_for()
@@ -100,7 +100,7 @@ def test_rate_everything(folder: Path, address: str) -> None:
     assert len(lines) == 3
     rated = {tuple(line.split(",")[i] for i in (0, 4, 5)) for line in lines[1:]}
     assert rated == {("ann", "4", "2"), ("ann", "1", "3")}
-    assert {line.split(",")[1] for line in lines[1:]} == set(WAYS)
+    assert {line.split(",")[1] for line in lines[1:]} == set(VARIANTS)
     strangers = [url for url in asked if not url.startswith((address, "data:", "blob:", "ws://127.0.0.1"))]
     fonts = ("fonts.googleapis.com", "fonts.gstatic.com", "cdnjs.cloudflare.com")  # gradio's own page asks for these
     assert not [url for url in strangers if not any(name in url for name in fonts)]

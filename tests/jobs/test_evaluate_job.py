@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.evaluation.curves import Chart, Series, nice_ticks, to_image, to_svg
 from lib_loraclr.evaluation.folder import EvaluationFolder, slug, write_picture
 from lib_loraclr.evaluation.job import evaluate
-from lib_loraclr.evaluation.meters import Meters
+from lib_loraclr.evaluation.metrics import Metrics
 from lib_loraclr.evaluation.options import EvaluateOptions, Subject, load_set
 from lib_loraclr.frontends.cli import main
 from lib_loraclr.generation.generator import SamplingParams
@@ -26,7 +27,7 @@ from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.merging.options import LoraChoice
 from lib_loraclr.merging.pipeline import merge
 
-METERS = Meters(Colour(), Colour(), Bright(), thresholds={"colour": 0.9})
+METRICS = Metrics(Colour(), Colour(), Bright(), thresholds={"colour": 0.9})
 SAMPLING = SamplingParams(steps=2, cfg_scale=2.0, size=(64, 64))
 
 
@@ -34,8 +35,8 @@ def open_tiny(checkpoint, device):
     return load_checkpoint(checkpoint, device=device)
 
 
-def open_meters(options):
-    return METERS, None
+def open_metrics(options):
+    return METRICS, None
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +64,18 @@ def options(loras, tiny_sd1, merged, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcome(options):
-    return evaluate(options, open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+    return evaluate(options, open_host=open_tiny, open_metrics=open_metrics, progress=Recorder())
 
 
-def pictures_of(folder: Path, way: str) -> np.ndarray:
-    paths = sorted((folder / "pictures" / way).glob("*.png"))
+def pictures_of(folder: Path, variant: str) -> np.ndarray:
+    paths = sorted((folder / "pictures" / variant).glob("*.png"))
     assert paths
     return np.stack([np.asarray(Image.open(path)).astype(int) for path in paths])
 
 
 def test_a_summed_file_is_the_stack_and_single_is_neither(options, outcome):
     assert [row["method"] for row in outcome.rows] == ["none", "single", "stacked", "summed"]
-    stack, summed, single = (pictures_of(options.out, way) for way in ("stacked", "summed", "single"))
+    stack, summed, single = (pictures_of(options.out, variant) for variant in ("stacked", "summed", "single"))
     assert np.abs(stack - summed).max() <= 1
     assert np.abs(stack[: len(single)] - single).max() > 1
     rows = {row["method"]: row for row in outcome.rows}
@@ -104,24 +105,44 @@ def test_it_goes_on_where_it_was(options, outcome, tmp_path):
     fresh = replace(options, out=tmp_path / "stopped")
     stop = Recorder(cancel_in="Generating pictures: all LoRAs stacked")
     with pytest.raises(Cancelled):
-        evaluate(fresh, open_host=open_tiny, open_meters=open_meters, progress=stop)
+        evaluate(fresh, open_host=open_tiny, open_metrics=open_metrics, progress=stop)
     stopped = EvaluationFolder.open(fresh.out)
     assert [row["method"] for row in stopped.data["rows"]] == ["none", "single"]
     before = (fresh.out / "pictures" / "single" / "zor-1.png").stat().st_mtime_ns
     lost = fresh.out / "pictures" / "single" / "kib-2.png"
     lost.unlink()
-    again = evaluate(fresh, open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+    again = evaluate(fresh, open_host=open_tiny, open_metrics=open_metrics, progress=Recorder())
     assert again.rows == outcome.rows
     assert lost.exists()
     assert (fresh.out / "pictures" / "single" / "zor-1.png").stat().st_mtime_ns == before
     assert (fresh.out / "evaluation.json").read_bytes() == (options.out / "evaluation.json").read_bytes()
 
 
+def test_an_evaluation_of_version_0_1_0_goes_on(options, outcome, tmp_path):
+    """Its names for the same things are read: nothing is made again, and what is written has today's names."""
+    fresh = replace(options, out=tmp_path / "old")
+    shutil.copytree(options.out, fresh.out)
+    file = fresh.out / "evaluation.json"
+    today = json.loads(file.read_text())
+    old = {**today, "format": 1, "ways": today["variants"], "settings": dict(today["settings"])}
+    del old["variants"]
+    sampling = old["settings"].pop("sampling")
+    old["settings"]["brush"] = {"steps": sampling["steps"], "cfg": sampling["cfg_scale"], "size": sampling["size"],
+                                "negative": "", "sampler": "ddim", "batch": 0}  # fmt: skip
+    old["settings"]["meters"] = old["settings"].pop("metrics")
+    file.write_text(json.dumps(old))
+    seen = Recorder()
+    again = evaluate(fresh, open_host=open_tiny, open_metrics=open_metrics, progress=seen)
+    assert again.rows == outcome.rows
+    assert not [name for name in seen.reached if name.startswith("Generating")]
+    assert json.loads(file.read_text()) == today
+
+
 def test_another_evaluation_is_not_mixed_in(options, outcome):
     other = replace(options, seed=7)
     kept = (options.out / "evaluation.json").read_bytes()
     with pytest.raises(InputError) as caught:
-        evaluate(other, open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+        evaluate(other, open_host=open_tiny, open_metrics=open_metrics, progress=Recorder())
     assert caught.value.code == "output-exists"
     assert (options.out / "evaluation.json").read_bytes() == kept
 
@@ -129,7 +150,7 @@ def test_another_evaluation_is_not_mixed_in(options, outcome):
 def test_a_merged_file_can_be_added_and_replaced(options, outcome, loras, tmp_path):
     """Nothing but the new file's pictures is painted; a file of the same name with another content is another file."""
     one = replace(options, out=tmp_path / "e", merged=(), stacked=False, subjects=options.subjects[:1], pictures=1)
-    run = {"open_host": open_tiny, "open_meters": open_meters}
+    run = {"open_host": open_tiny, "open_metrics": open_metrics}
     evaluate(one, **run, progress=Recorder())
     file = tmp_path / "other.safetensors"
     file.write_bytes(loras[0].read_bytes())
@@ -147,10 +168,12 @@ def test_a_merged_file_can_be_added_and_replaced(options, outcome, loras, tmp_pa
 
 def test_overwriting_paints_anew_and_spares_strangers(options, tmp_path):
     small = replace(options, out=tmp_path / "e", merged=(), stacked=False, subjects=options.subjects[:1], pictures=1)
-    evaluate(small, open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+    evaluate(small, open_host=open_tiny, open_metrics=open_metrics, progress=Recorder())
     (small.out / "notes.txt").write_text("mine")
     first = pictures_of(small.out, "single")
-    evaluate(replace(small, seed=7, overwrite=True), open_host=open_tiny, open_meters=open_meters, progress=Recorder())
+    evaluate(
+        replace(small, seed=7, overwrite=True), open_host=open_tiny, open_metrics=open_metrics, progress=Recorder()
+    )
     assert np.abs(pictures_of(small.out, "single") - first).max() > 1
     assert (small.out / "notes.txt").read_text() == "mine"
     assert EvaluationFolder.open(small.out).data["settings"]["seed"] == 7
@@ -177,7 +200,7 @@ def test_the_page_opens_without_a_network(options, outcome):
 def test_wrong_paths_are_found_before_the_model(options, change, code):
     with pytest.raises(InputError) as caught:
         evaluate(
-            replace(options, **change), open_host=lambda *_: pytest.fail("opened"), open_meters=open_meters,
+            replace(options, **change), open_host=lambda *_: pytest.fail("opened"), open_metrics=open_metrics,
             progress=Recorder(),
         )  # fmt: skip
     assert caught.value.code == code

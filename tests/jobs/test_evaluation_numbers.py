@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.evaluation.meter_files import calibrated, network_meters
-from lib_loraclr.evaluation.meters import Meters, calibrate, cosines
-from lib_loraclr.evaluation.network import TrunkEmbedder, load_network
+from lib_loraclr.evaluation.metrics import Metrics, calibrate, calibrated, cosines
+from lib_loraclr.evaluation.network import TrunkEmbedder, load_network, network_metrics
 from lib_loraclr.evaluation.scores import References, drift, make_row, score
 
 
@@ -36,7 +35,7 @@ class Bright:
 
     name: str = "bright"
 
-    def agreement(self, pictures, prompts):
+    def score(self, pictures, prompts):
         wanted = np.array([1.0 if "day" in p else 0.0 if "night" in p else np.nan for p in prompts])
         seen = pictures.reshape(len(pictures), -1).mean(1) > 60
         return np.where(np.isnan(wanted), np.nan, (seen == (wanted == 1)).astype(float))
@@ -50,10 +49,10 @@ RED, GREEN, BLUE, YELLOW = (200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)
 
 
 def test_a_score_by_hand():
-    meters = Meters(Colour(), Colour(), Bright(), thresholds={"colour": 0.8})
-    own, rival = (References.of("character", flat(colour), meters) for colour in (RED, GREEN))
+    metrics = Metrics(Colour(), Colour(), Bright(), thresholds={"colour": 0.8})
+    own, rival = (References.of("character", flat(colour), metrics) for colour in (RED, GREEN))
     # red is the concept itself, yellow half-way (cosine 1/sqrt 2), green the rival
-    found = score("a", flat(RED, YELLOW, GREEN, RED), ["day", "day", "night", "x"], own, meters, [rival])
+    found = score("a", flat(RED, YELLOW, GREEN, RED), ["day", "day", "night", "x"], own, metrics, [rival])
     assert found.identity == pytest.approx([1, 2**-0.5, 0, 1])
     assert found.identity_cosine == pytest.approx((2 + 2**-0.5) / 4)
     assert found.identity_rate == 0.5  # 1 and 1 are above 0.8
@@ -64,20 +63,20 @@ def test_a_score_by_hand():
 
 
 def test_styles_have_their_own_meter_and_rivals():
-    meters = Meters(identity=None, style=Colour())
-    style, person = References.of("style", flat(RED), meters), References.of("character", flat(GREEN), meters)
+    metrics = Metrics(identity=None, style=Colour())
+    style, person = References.of("style", flat(RED), metrics), References.of("character", flat(GREEN), metrics)
     assert person.identity is None
-    found = score("s", flat(RED), ["x"], style, meters, [person])
+    found = score("s", flat(RED), ["x"], style, metrics, [person])
     assert found.identity == pytest.approx([1.0])
     assert found.nearest is None
     assert found.identity_rate is None, "no threshold was fixed"
-    assert score("p", flat(GREEN), ["x"], person, meters, [style]).identity_cosine is None
+    assert score("p", flat(GREEN), ["x"], person, metrics, [style]).identity_cosine is None
 
 
 def test_a_row_has_exactly_the_named_fields():
-    meters = Meters(Colour(), Colour(), thresholds={"colour": 0.5})
+    metrics = Metrics(Colour(), Colour(), thresholds={"colour": 0.5})
     scores = [
-        score(name, flat(colour), ["x"], References.of("character", flat(RED), meters), meters).as_dict()
+        score(name, flat(colour), ["x"], References.of("character", flat(RED), metrics), metrics).as_dict()
         for name, colour in (("a", RED), ("b", YELLOW))
     ]
     row = make_row("m", {"k": 1}, 2, 3, scores, 0.25)
@@ -174,20 +173,20 @@ def test_a_network_from_its_files_is_the_torch_network(tmp_path):
     with torch.no_grad():
         features = oracle.trunk(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
         expected, labels = oracle.who(features), oracle.where(features).argmax(1)
-    meters = network_meters(network, TrunkEmbedder.around(network, pictures))
-    torch.testing.assert_close(network.answers("identity", pictures), expected)
-    vectors = meters.identity.vectors(pictures)
+    metrics = network_metrics(network, TrunkEmbedder.around(network, pictures))
+    torch.testing.assert_close(network.output("identity", pictures), expected)
+    vectors = metrics.identity.vectors(pictures)
     np.testing.assert_allclose(vectors, (expected / expected.norm(dim=1, keepdim=True)).numpy(), rtol=1e-4, atol=1e-6)
     centred = features - features.mean(0)
     np.testing.assert_allclose(
-        meters.image.vectors(pictures), (centred / centred.norm(dim=1, keepdim=True)).numpy(), rtol=1e-3, atol=1e-5
+        metrics.image.vectors(pictures), (centred / centred.norm(dim=1, keepdim=True)).numpy(), rtol=1e-3, atol=1e-5
     )
     prompts = ["a man in a forest"] * 5
-    np.testing.assert_array_equal(meters.text.agreement(pictures, prompts), (labels == 0).float().numpy())
+    np.testing.assert_array_equal(metrics.text.score(pictures, prompts), (labels == 0).float().numpy())
     odd = ["a man", "a man in a forest at the beach", "at the Beach", "in a forest", "x"]
-    assert np.isnan(meters.text.agreement(pictures, odd)).tolist() == [True, True, False, False, True]
+    assert np.isnan(metrics.text.score(pictures, odd)).tolist() == [True, True, False, False, True]
     # larger pictures are boxed down: a picture doubled in size is the same picture
-    np.testing.assert_allclose(meters.identity.vectors(pictures.repeat(2, 1).repeat(2, 2)), vectors)
+    np.testing.assert_allclose(metrics.identity.vectors(pictures.repeat(2, 1).repeat(2, 2)), vectors)
 
 
 @pytest.mark.parametrize(
@@ -219,9 +218,13 @@ def test_held_out_identities_fix_the_threshold(tmp_path):
         for k in range(4):
             write_picture(tmp_path / name / f"{k}.png", flat(colour)[0])
     write_picture(tmp_path / "single" / "0.png", flat(RED)[0])
-    meters, found = calibrated(Meters(Colour()), tmp_path)
+    metrics, found = calibrated(Metrics(Colour()), tmp_path)
     assert found.identities == 3, "a folder with one picture cannot be compared with itself"
-    assert meters.thresholds == {"colour": pytest.approx(0.5)}
-    for wrong, folder in ((Meters(), tmp_path), (Meters(Colour()), tmp_path / "a"), (Meters(Colour()), tmp_path / "x")):
+    assert metrics.thresholds == {"colour": pytest.approx(0.5)}
+    for wrong, folder in (
+        (Metrics(), tmp_path),
+        (Metrics(Colour()), tmp_path / "a"),
+        (Metrics(Colour()), tmp_path / "x"),
+    ):
         with pytest.raises(InputError):
             calibrated(wrong, folder)

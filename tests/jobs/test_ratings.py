@@ -9,29 +9,31 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lib_loraclr.core.errors import InputError
 from lib_loraclr.evaluation.ratings import Rating, Trial, append, mean_of, order_for, read, summary, trials_of
-from lib_loraclr.frontends.rating import RatingPage, main
+from lib_loraclr.frontends.cli import main
+from lib_loraclr.frontends.rating import RatingPage
 
-WAYS = ("ours", "stacked")
+VARIANTS = ("ours", "stacked")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two concepts, two ways, two pictures each."""
-    ways = []
-    for way in WAYS:
+    """Two concepts, two variants, two pictures each, as version 0.1.0 wrote them."""
+    variants = []
+    for variant in VARIANTS:
         pictures = {}
         for concept in ("anna", "ben"):
-            names = [f"pictures/{way}/{concept}-{k}.png" for k in (1, 2)]
+            names = [f"pictures/{variant}/{concept}-{k}.png" for k in (1, 2)]
             for name in names:
                 (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (8, 8), "red").save(tmp_path / name)
             pictures[concept] = names
-        ways.append({"name": way, "label": way, "pictures": pictures})
+        variants.append({"name": variant, "label": variant, "pictures": pictures})
     concepts = [{"name": name, "references": [f"{name}.png"], "prompts": ["a <b>", "c"]} for name in ("anna", "ben")]
     for concept in concepts:
         Image.new("RGB", (8, 8), "blue").save(tmp_path / concept["references"][0])
-    data = {"format": 1, "settings": {}, "concepts": concepts, "ways": ways, "rows": []}
+    data = {"format": 1, "settings": {}, "concepts": concepts, "ways": variants, "rows": []}
     (tmp_path / "evaluation.json").write_text(json.dumps(data))
     return tmp_path
 
@@ -39,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 def test_trials_are_all_pictures(folder: Path) -> None:
     trials = trials_of(folder)
     assert len(trials) == 8
-    assert {(t.way, t.concept) for t in trials} == {(w, c) for w in WAYS for c in ("anna", "ben")}
+    assert {(t.variant, t.concept) for t in trials} == {(w, c) for w in VARIANTS for c in ("anna", "ben")}
     assert trials[1].prompt == "c"
     assert trials[0].references == (folder / "anna.png",)
 
@@ -57,27 +59,29 @@ def test_only_pictures_of_the_folder_are_shown(folder: Path, tmp_path_factory: p
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"concepts": [], "ways": []}', '{"concepts": [1], "ways": [2]}'])
 def test_what_is_no_evaluation(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "evaluation.json").write_text(text)
-    with pytest.raises(ValueError):
+    with pytest.raises(InputError):
         trials_of(tmp_path)
-    assert main([str(tmp_path)]) == 2
+    assert main(["rate", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def trials(ways: int, pictures: int) -> list[Trial]:
-    return [Trial(f"w{w}", "c", "", Path(f"c-{k}.png"), (Path("r.png"),)) for w in range(ways) for k in range(pictures)]
+def trials(variants: int, pictures: int) -> list[Trial]:
+    return [
+        Trial(f"w{w}", "c", "", Path(f"c-{k}.png"), (Path("r.png"),)) for w in range(variants) for k in range(pictures)
+    ]
 
 
-def test_ways_take_turns_in_an_order_of_the_raters_own() -> None:
+def test_variants_take_turns_in_an_order_of_the_raters_own() -> None:
     many = trials(3, 20)
     order = order_for("ann", many, [])
     assert sorted(order) == list(range(60))
     for first in range(0, 60, 3):
-        assert {many[k].way for k in order[first : first + 3]} == {"w0", "w1", "w2"}
+        assert {many[k].variant for k in order[first : first + 3]} == {"w0", "w1", "w2"}
     assert order == order_for("ann", many, [])
     assert order != order_for("bob", many, [])
-    first = {many[order[k]].way for k in range(0, 60, 3)}
-    assert len(first) > 1, "the first of a turn is not always the same way"
-    done = [Rating("ann", many[k].way, "c", many[k].picture.name, 3, 3) for k in order[:10]]
+    first = {many[order[k]].variant for k in range(0, 60, 3)}
+    assert len(first) > 1, "the first of a turn is not always the same variant"
+    done = [Rating("ann", many[k].variant, "c", many[k].picture.name, 3, 3) for k in order[:10]]
     left = order_for("ann", many, done)
     assert sorted(left) == sorted(order[10:])
     assert len(order_for("bob", many, done)) == 60
@@ -90,7 +94,7 @@ def test_ratings_are_kept(folder: Path) -> None:
     assert read(folder) == lines
     with (folder / "ratings.csv").open(newline="") as stream:
         rows = list(csv.reader(stream))
-    assert rows[0] == ["rater", "way", "concept", "picture", "identity", "quality"]
+    assert rows[0] == ["rater", "variant", "concept", "picture", "identity", "quality"]
     assert rows[2][0] == "'=cmd()", "a spreadsheet must not run a name"
     with (folder / "ratings.csv").open("a") as stream:
         stream.write("half a line\nx,ours,anna,a.png,9,1\nx,ours,anna,a.png,no,1\n")
@@ -118,7 +122,7 @@ def test_a_session_without_a_browser(folder: Path) -> None:
     assert place == "Picture 1 of 8"
     assert shown.count("data:image/png;base64,") == 2
     assert "<b>" not in shown
-    assert not any(way in shown for way in WAYS)
+    assert not any(variant in shown for variant in VARIANTS)
     assert page.rate(state, "3", None)[2] == "Give both ratings, then go on."
     assert page.rate(state, "9", "1")[2] == "Give both ratings, then go on."
     for _ in range(8):
@@ -131,3 +135,25 @@ def test_a_session_without_a_browser(folder: Path) -> None:
     assert page.begin("ann")[2] == place
     assert page.begin("ben")[2] == "Picture 1 of 8"
     assert "4.00 ± 0.00" in page.results()
+
+
+def test_a_file_of_version_0_1_0_goes_on(folder: Path) -> None:
+    """Its column is called `way`: its ratings count, new lines fit under them, and nobody rates a picture twice."""
+    file = folder / "ratings.csv"
+    file.write_text("rater,way,concept,picture,identity,quality\nann,ours,anna,anna-1.png,5,4\n")
+    append(folder, Rating("ann", "stacked", "ben", "ben-1.png", 1, 2))
+    assert [(r.variant, r.identity) for r in read(folder)] == [("ours", 5), ("stacked", 1)]
+    assert len(order_for("ann", trials_of(folder), read(folder))) == 6
+
+
+def test_the_results_in_text_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    append(folder, Rating("ann", "ours", "anna", "anna-1.png", 5, 4))
+    append(folder, Rating("ben", "ours", "anna", "anna-1.png", 3, 4))
+    append(folder, Rating("ann", "stacked", "ben", "ben-1.png", 1, 2))
+    assert main(["rate", str(folder), "--results"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "ours: identity 4.00 ± 12.71, quality 4.00 ± 0.00", "stacked: identity 1.00, quality 2.00",
+    ]  # fmt: skip
+    assert main(["rate", str(folder), "--results", "--json"]) == 0
+    means = json.loads(capsys.readouterr().out)["variants"]
+    assert means["stacked"]["identity"] == {"mean": 1.0, "half_interval": None, "ratings": 1}

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from miniature import captions, concepts, data, lora, styles, world
-from miniature.measure import Meter
+from miniature.measure import IdentityMetric
 from miniature.model import SCALE, alphas_cumprod
 from miniature.sampling import Pipeline
 from miniature.train_vae import to_input
@@ -161,18 +161,18 @@ def test_lora_files_are_what_a_trainer_writes(concept: dict) -> None:
 
 
 def test_embedder_tells_concepts_apart() -> None:
-    meter = Meter()
+    metric = IdentityMetric()
     people = [c for c in CONCEPTS if c["kind"] != "style"]
-    known = [meter.identity(open_pictures(c)) for c in people]
+    known = [metric.identity(open_pictures(c)) for c in people]
     for k, vectors in enumerate(known):
-        assert (Meter.nearest(vectors, known) == k).all()
-    assert Meter.cosine(known[0], known[0]).mean() > 0.8
-    assert Meter.cosine(known[0], known[1]).mean() < 0.3
+        assert (IdentityMetric.nearest(vectors, known) == k).all()
+    assert IdentityMetric.cosine(known[0], known[0]).mean() > 0.8
+    assert IdentityMetric.cosine(known[0], known[1]).mean() < 0.3
 
 
 def test_embedder_names_the_background() -> None:
     r = random.Random(5)
     scenes = [world.random_scene(r) for _ in range(40)]
     pictures = np.array([np.asarray(world.render(world.random_identity(r), s)) for s in scenes])
-    found = Meter().background(pictures)
+    found = IdentityMetric().background(pictures)
     assert sum(a == s["background"] for a, s in zip(found, scenes, strict=True)) >= 36

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.evaluation.folder import pictures_in
 from lib_loraclr.evaluation.job import EvaluateOutcome, evaluate
 from lib_loraclr.evaluation.options import (
     KINDS,
@@ -17,7 +18,6 @@ from lib_loraclr.evaluation.options import (
     EvaluateOptions,
     Subject,
     load_set,
-    pictures_in,
 )
 from lib_loraclr.formats.weighted import unique_name
 from lib_loraclr.frontends.cli.generate import picture_size
@@ -39,8 +39,8 @@ EXAMPLES = """examples:
   %(prog)s miniature/concepts.json --concept otto --concept zelda --merged merged.safetensors \\
       --out evaluation
 
-Without meters (--embedder, --clip, --face) there are only pictures and drift. Show the folder to people with
-python -m lib_loraclr.frontends.rating FOLDER.
+Without metrics (--embedder, --clip, --face) there are only pictures and drift. Let people rate them with
+python -m lib_loraclr rate FOLDER.
 """
 HEAD = ("method", "text", "image", "identity", "rate", "worst", "drift")
 FIELDS = ("method", "text", "image", "identity_cosine", "identity_rate", "worst_identity_cosine", "drift")
@@ -65,7 +65,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         ("--trigger", "TEXT", "what calls it in a prompt; default: what its metadata says"),
         ("--class-word", "TEXT", "what it is without its LoRA, such as 'woman'"),
         ("--references", "PATH", "a picture of it, or a folder of them"),
-        ("--kind", "KIND", f"one of {', '.join(KINDS)} (default character); decides prompts and meter"),
+        ("--kind", "KIND", f"one of {', '.join(KINDS)} (default character); decides prompts and metric"),
     )
     for flag, metavar, text in inputs:
         add(flag, dest="events", action=InOrder, metavar=metavar, help=text)
@@ -171,11 +171,11 @@ def _path(text: str | None) -> Path | None:
 
 def run(parsed: argparse.Namespace) -> Answer:
     """Evaluate."""
-    from lib_loraclr.hosts.standalone.meters import open_meters
+    from lib_loraclr.hosts.standalone.metrics import open_metrics
 
     options = options_of(parsed)
     progress = BarProgress()
     try:
-        return Answer(evaluate(options, open_host=open_standalone, open_meters=open_meters, progress=progress))
+        return Answer(evaluate(options, open_host=open_standalone, open_metrics=open_metrics, progress=progress))
     finally:
         progress.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.frontends.cli import evaluate, generate, inspect, merge, overlap, tab
+from lib_loraclr.frontends.cli import evaluate, generate, inspect, merge, overlap, rate, tab
 from lib_loraclr.version import __version__
 
 
@@ -30,7 +30,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (merge, inspect, overlap, generate, evaluate, tab):
+    for module in (merge, inspect, overlap, generate, evaluate, rate, tab):
         command = module.add_parser(commands)
         command.add_argument("--json", action="store_true", help="the last line on standard output is one JSON object")
     return parser

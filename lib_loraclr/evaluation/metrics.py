@@ -1,21 +1,23 @@
-"""What pictures are measured by: the interfaces of a meter, and the threshold at which two pictures show the same one.
+"""What pictures are measured by: the interfaces of the metrics, and the threshold from which two show the same one.
 
 An embedder turns pictures into unit vectors: the cosine of two is near 1 where they show the same thing (a face, a
-style, a motif). A text judge says how far pictures show what their prompts ask for. Implementations: `network` (a small
-network from a file), `hosts/standalone/meters` (CLIP, a face embedder), or anything else with these methods.
+style, a motif). A text alignment says how far pictures show what their prompts ask for. Implementations: `network` (a
+small network from a file), `hosts/standalone/metrics` (CLIP, a face embedder), or anything else with these methods.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Pictures = NDArray[np.uint8]
-"""(n, height, width, 3), red green blue, 0 to 255."""
+from lib_loraclr.core.errors import InputError
+from lib_loraclr.evaluation.folder import Pictures, pictures_in, read_pictures
+
 Numbers = NDArray[np.float64]
 
 
@@ -30,20 +32,20 @@ class Embedder(Protocol):
         ...
 
 
-class TextJudge(Protocol):
+class TextAlignment(Protocol):
     """How well a picture shows what its prompt says."""
 
     @property
     def name(self) -> str: ...
 
-    def agreement(self, pictures: Pictures, prompts: Sequence[str]) -> Numbers:
-        """(n,), more is better; NaN where the prompt says nothing that this judge knows."""
+    def score(self, pictures: Pictures, prompts: Sequence[str]) -> Numbers:
+        """(n,), more is better; NaN where the prompt says nothing that this metric knows."""
         ...
 
 
 @dataclass(frozen=True)
-class Meters:
-    """The meters of one evaluation; a column whose meter is None stays empty.
+class Metrics:
+    """The metrics of one evaluation; a column whose metric is None stays empty.
 
     `style` stands in for `identity` for concepts of kind "style". `thresholds`: by embedder name, the mean cosine to
     the references from which a picture counts as showing the concept; fixed beforehand, on other identities.
@@ -51,7 +53,7 @@ class Meters:
 
     identity: Embedder | None = None
     image: Embedder | None = None
-    text: TextJudge | None = None
+    text: TextAlignment | None = None
     style: Embedder | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict[str, float])
 
@@ -60,9 +62,9 @@ class Meters:
         return self.style if kind == "style" else self.identity
 
     def names(self) -> dict[str, str | None]:
-        """Column -> name of the meter behind it."""
+        """Column -> name of the metric behind it."""
         parts = {"identity": self.identity, "image": self.image, "text": self.text, "style": self.style}
-        return {column: None if meter is None else meter.name for column, meter in parts.items()}
+        return {column: None if metric is None else metric.name for column, metric in parts.items()}
 
 
 def cosines(vectors: Numbers, references: Numbers) -> Numbers:
@@ -123,3 +125,25 @@ def _at_equal_error(own: Numbers, other: Numbers, identities: int) -> Calibratio
     k = int(best[len(best) // 2])
     error = float(missed[k] + taken[k]) / 2
     return Calibration(float(cuts[k]), error, 1 - error, float(own.mean()), float(other.mean()), identities)
+
+
+def calibrated(metrics: Metrics, folder: Path) -> tuple[Metrics, Calibration]:
+    """With the threshold that tells the identities of `folder` apart: one sub-folder each, half of it references.
+
+    Raises InputError for fewer than two identities with two pictures or more.
+    """
+    if metrics.identity is None:
+        raise InputError("bad-option", "There is no identity embedder whose threshold could be fixed.", key="held_out")
+    people = [pictures_in(path) for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+    people = [paths for paths in people if len(paths) > 1]
+    if len(people) < 2:
+        message = "The held-out identities need at least two sub-folders with two pictures or more."
+        raise InputError("bad-option", message, file=str(folder), key="held_out")
+    vectors = [metrics.identity.vectors(read_pictures(paths)) for paths in people]
+    halves = [(len(rows) + 1) // 2 for rows in vectors]
+    calibration = calibrate(
+        [rows[:half] for rows, half in zip(vectors, halves, strict=True)],
+        [rows[half:] for rows, half in zip(vectors, halves, strict=True)],
+    )
+    thresholds = {**metrics.thresholds, metrics.identity.name: calibration.threshold}
+    return replace(metrics, thresholds=thresholds), calibration

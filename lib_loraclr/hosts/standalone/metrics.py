@@ -1,4 +1,4 @@
-"""Meters for real checkpoints: CLIP from a local folder, and a face embedder where the user has one installed.
+"""Metrics for real checkpoints: CLIP from a local folder, and a face embedder where the user has one installed.
 
 Nothing is downloaded. Both are optional: without them an evaluation simply lacks these columns.
 """
@@ -13,41 +13,39 @@ from typing import Any
 import numpy as np
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.evaluation.meter_files import calibrated, network_meters
-from lib_loraclr.evaluation.meters import Calibration, Meters, Numbers, Pictures
-from lib_loraclr.evaluation.network import TrunkEmbedder, load_network
+from lib_loraclr.evaluation.folder import Pictures, read_pictures
+from lib_loraclr.evaluation.metrics import Calibration, Metrics, Numbers, calibrated
+from lib_loraclr.evaluation.network import TrunkEmbedder, load_network, network_metrics
 from lib_loraclr.evaluation.options import EvaluateOptions
 
 BATCH = 32
 FACE_THRESHOLD = 0.32  # Orthogonal Adaptation and LoRACLR count an ArcFace cosine distance below 0.68 as detected
 
 
-def open_meters(options: EvaluateOptions) -> tuple[Meters, Calibration | None]:
-    """The meters that the options name, and how well the identity embedder tells `held_out` apart."""
-    meters = Meters()
+def open_metrics(options: EvaluateOptions) -> tuple[Metrics, Calibration | None]:
+    """The metrics that the options name, and how well the identity embedder tells `held_out` apart."""
+    metrics = Metrics()
     if options.embedder is not None:
         network = load_network(options.embedder)
         centre = _centre(network, options)
-        meters = network_meters(network, centre)
+        metrics = network_metrics(network, centre)
     if options.clip is not None:
-        clip = ClipMeter(options.clip)
-        meters = replace(meters, image=clip, text=clip, style=meters.style or clip)
+        clip = ClipMetric(options.clip)
+        metrics = replace(metrics, image=clip, text=clip, style=metrics.style or clip)
     if options.face is not None:
-        meters = replace(meters, identity=face_embedder(options.face), thresholds={options.face: FACE_THRESHOLD})
+        metrics = replace(metrics, identity=face_embedder(options.face), thresholds={options.face: FACE_THRESHOLD})
     if options.held_out is None:
-        return meters, None
-    return calibrated(meters, options.held_out)
+        return metrics, None
+    return calibrated(metrics, options.held_out)
 
 
 def _centre(network: Any, options: EvaluateOptions) -> TrunkEmbedder | None:
     """The trunk around the mean of all references: what all pictures of this set share says nothing about a concept."""
-    from lib_loraclr.evaluation.folder import read_pictures
-
     paths = [path for subject in options.subjects for path in subject.references]
     return TrunkEmbedder.around(network, read_pictures(paths)) if paths else None
 
 
-class ClipMeter:
+class ClipMetric:
     """CLIP as an embedder of pictures and as a text judge: the cosine of picture and prompt (Radford et al. 2021)."""
 
     name = "clip"
@@ -84,7 +82,7 @@ class ClipMeter:
                 found.append(self.model.get_image_features(pixel_values=rows["pixel_values"]))
         return _unit(torch.cat(found).double().numpy())
 
-    def agreement(self, pictures: Pictures, prompts: Sequence[str]) -> Numbers:
+    def score(self, pictures: Pictures, prompts: Sequence[str]) -> Numbers:
         """Cosine of every picture and its prompt (n,)."""
         import torch
 

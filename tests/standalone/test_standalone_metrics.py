@@ -1,4 +1,4 @@
-"""Meters for real checkpoints: CLIP against transformers' own forward, insightface through a stand-in package."""
+"""Metrics for real checkpoints: CLIP against transformers' own forward, insightface through a stand-in package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.evaluation.options import EvaluateOptions, Subject
-from lib_loraclr.hosts.standalone.meters import FACE_THRESHOLD, ClipMeter, InsightFace, open_meters
+from lib_loraclr.hosts.standalone.metrics import FACE_THRESHOLD, ClipMetric, InsightFace, open_metrics
 from lib_loraclr.merging.options import LoraChoice
 
 TOKENIZER = Path(__file__).parents[2] / "lib_loraclr" / "hosts" / "standalone" / "clip_tokenizer"
@@ -42,13 +42,13 @@ def noise(count: int) -> np.ndarray:
 
 
 def test_clip_gives_the_cosines_of_the_model_itself(clip: Path) -> None:
-    meter, pictures, prompts = ClipMeter(clip), noise(3), ["a cat", "a long walk at the beach", ""]
+    meter, pictures, prompts = ClipMetric(clip), noise(3), ["a cat", "a long walk at the beach", ""]
     rows = meter.processor(list(pictures), return_tensors="pt")
     ids = meter.tokenizer(prompts, padding=True, return_tensors="pt")
     with torch.no_grad():
         whole = meter.model(**ids, pixel_values=rows["pixel_values"])
         cosines = (whole.logits_per_image / meter.model.logit_scale.exp()).diagonal()
-    np.testing.assert_allclose(meter.agreement(pictures, prompts), cosines.numpy(), atol=1e-5)
+    np.testing.assert_allclose(meter.score(pictures, prompts), cosines.numpy(), atol=1e-5)
     vectors = meter.vectors(pictures)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
     np.testing.assert_allclose(vectors, whole.image_embeds.numpy(), atol=1e-5)
@@ -60,18 +60,18 @@ def options(tmp_path: Path, **changes: object) -> EvaluateOptions:
 
 
 def test_what_is_there_is_used(clip: Path, tmp_path: Path) -> None:
-    nothing, calibration = open_meters(options(tmp_path))
+    nothing, calibration = open_metrics(options(tmp_path))
     assert calibration is None
     assert set(nothing.names().values()) == {None}
-    meters, _ = open_meters(options(tmp_path, clip=clip))
-    assert meters.names() == {"identity": None, "image": "clip", "text": "clip", "style": "clip"}
+    metrics, _ = open_metrics(options(tmp_path, clip=clip))
+    assert metrics.names() == {"identity": None, "image": "clip", "text": "clip", "style": "clip"}
 
 
 def test_a_broken_clip_is_one_sentence(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((clip / "config.json").read_bytes())
     for folder, code in ((tmp_path / "nowhere", "file-not-found"), (tmp_path, "bad-embedder")):
         with pytest.raises(InputError) as caught:
-            ClipMeter(folder)
+            ClipMetric(folder)
         assert caught.value.code == code
         assert caught.value.file == str(folder)
 
@@ -115,9 +115,9 @@ def test_nothing_is_downloaded(package: list[np.ndarray], tmp_path: Path, monkey
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     for name, code in (("insightface", "file-not-found"), ("other", "bad-option")):
         with pytest.raises(InputError) as caught:
-            open_meters(options(tmp_path, face=name))
+            open_metrics(options(tmp_path, face=name))
         assert caught.value.code == code
     (tmp_path / ".insightface" / "models" / "buffalo_l").mkdir(parents=True)
-    meters, _ = open_meters(options(tmp_path, face="insightface"))
-    assert meters.names()["identity"] == "insightface"
-    assert meters.thresholds == {"insightface": FACE_THRESHOLD}
+    metrics, _ = open_metrics(options(tmp_path, face="insightface"))
+    assert metrics.names()["identity"] == "insightface"
+    assert metrics.thresholds == {"insightface": FACE_THRESHOLD}
