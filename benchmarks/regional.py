@@ -32,11 +32,11 @@ from benchmarks.regional_identity import Gallery, gallery_picture, measure, spec
 from benchmarks.regional_rates import identity_table
 from lib_loraclr.model import SampleRequest
 from lib_loraclr.regional import RegionalSpec
-from lib_loraclr.regional.conditions import Encoded, RegionText, Row
-from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.conditions import BatchRow, Encoded, RegionText
 from lib_loraclr.regional.lora import RegionalRequest
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import find_sites
+from lib_loraclr.regional.weights import RegionWeights
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYOUTS: dict[str, list[list[float]]] = {
@@ -74,13 +74,13 @@ class MetaStep:
 
     def flops(self, spec: RegionalSpec | None = None, *, negatives: bool = True) -> int:
         """Multiply-adds times two of one call; with `negatives` every region has its own."""
-        runtime = RegionalRuntime(Layout(spec or RegionalSpec(), self.side, self.side), find_sites(self.unet))
+        runtime = RegionalRuntime(RegionWeights(spec or RegionalSpec(), self.side, self.side), find_sites(self.unet))
         one = Encoded(self.context[0], self.extra["text_embeds"][0])
         text = RegionText(one, one if negatives else None)
         counter = FlopCounterMode(display=False)
         with runtime.installed(), counter, torch.no_grad():
             runtime.begin_step(0.0, [[text] * len(runtime.layout.regions)])
-            with runtime.calling([Row(0, False), Row(0, True)]):
+            with runtime.calling([BatchRow(0, False), BatchRow(0, True)]):
                 self.unet(self.latents, torch.zeros((), device="meta"), self.context, added_cond_kwargs=self.extra)
         if runtime.notes:
             raise SystemExit(runtime.notes[0])

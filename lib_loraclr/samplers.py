@@ -1,12 +1,11 @@
-"""Two deterministic samplers of the probability-flow ODE: DDIM (Song et al. 2021) and DPM-Solver++ 2M (Lu et al. 2022).
+"""The deterministic sampler of the probability-flow ODE: DDIM (Song et al. 2021).
 
-Both work on the prediction of the clean latent x0, so epsilon and v models share them:
+It works on the prediction of the clean latent x0, so epsilon and v models share it:
 x_t = alpha x0 + sigma eps; v = alpha eps - sigma x0.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -19,7 +18,7 @@ LATENT_FACTOR, LATENT_CHANNELS = 8, 4  # of SD1, SD2 and SDXL: pixels to a laten
 Denoise = Callable[[Tensor, int], Tensor]  # latents, timestep -> prediction of x0
 
 
-class Schedule:
+class NoiseSchedule:
     """Variance-preserving noise schedule, scaled-linear betas, float64."""
 
     def __init__(self, start: float, end: float, steps: int, prediction: str) -> None:
@@ -28,7 +27,7 @@ class Schedule:
         self.prediction = prediction
 
     @classmethod
-    def of_sigmas(cls, sigmas: Tensor) -> Schedule:
+    def of_sigmas(cls, sigmas: Tensor) -> NoiseSchedule:
         """From noise levels sigma / alpha per training step, as k-diffusion counts; the model predicts x0 itself."""
         schedule = cls.__new__(cls)
         schedule.sqrt_alphas_cumprod = (1 + sigmas.detach().to("cpu", torch.float64) ** 2) ** -0.5
@@ -53,7 +52,7 @@ class Schedule:
         return [round(total - k * total / count) - 1 for k in range(count)]
 
 
-def ddim(schedule: Schedule, denoise: Denoise, latents: Tensor, count: int) -> Tensor:
+def ddim(schedule: NoiseSchedule, denoise: Denoise, latents: Tensor, count: int) -> Tensor:
     """DDIM with eta 0."""
     steps = schedule.steps(count)
     for step, following in zip(steps, [*steps[1:], -1], strict=True):
@@ -64,27 +63,7 @@ def ddim(schedule: Schedule, denoise: Denoise, latents: Tensor, count: int) -> T
     return latents
 
 
-def dpmpp_2m(schedule: Schedule, denoise: Denoise, latents: Tensor, count: int) -> Tensor:
-    """DPM-Solver++ 2M: the second-order multistep rule in log-SNR, last step of first order."""
-    steps = schedule.steps(count)
-    before: tuple[Tensor, float] | None = None  # previous x0 and the log-SNR step that led to it
-    for step, following in zip(steps, [*steps[1:], -1], strict=True):
-        (alpha, sigma), (alpha_next, sigma_next) = schedule.alpha_sigma(step), schedule.alpha_sigma(following)
-        clean = denoise(latents, step)
-        if following < 0:
-            return clean
-        width = math.log(alpha_next / sigma_next) - math.log(alpha / sigma)
-        target = clean
-        if before is not None:
-            ratio = before[1] / width
-            target = (1 + 0.5 / ratio) * clean - (0.5 / ratio) * before[0]
-        # -expm1(-width), written with the sigmas and alphas themselves
-        latents = (sigma_next / sigma) * latents + alpha_next * (1 - sigma_next * alpha / (sigma * alpha_next)) * target
-        before = clean, width
-    return latents
-
-
-SAMPLERS = {"ddim": ddim, "dpmpp_2m": dpmpp_2m}
+SAMPLERS = {"ddim": ddim}
 
 
 def first_noise(seed: int, shape: tuple[int, int, int]) -> Tensor:

@@ -17,7 +17,7 @@ class FolderCatalogue:
     """Every `.safetensors` file in a folder and below it; links are followed, hidden folders are not entered.
 
     A name is the file's stem, as in a prompt. Where two files share a stem, the later one in the order of their paths
-    goes by its path inside the folder without the ending, which `jobs.inputs.find_lora` understands too.
+    goes by its path inside the folder without the ending, which `formats.weighted.find_lora` understands too.
     """
 
     def __init__(self, folder: Path) -> None:

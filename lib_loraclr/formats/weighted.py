@@ -132,7 +132,11 @@ def host_shapes(host: DiffusionHost) -> dict[str, LayerShape]:
 
 
 def find_lora(name: str, folder: Path | None) -> Path:
-    """A LoRA by path, or by name (with or without .safetensors) in `folder` and below. Raises InputError."""
+    """A LoRA by path, or by name (with or without .safetensors) in `folder` and below. Raises InputError.
+
+    For what the user of the command line types. Names from requests, pictures and layouts never become paths:
+    `app.catalogue.entry_of` compares them.
+    """
     direct = Path(name).expanduser()
     if direct.is_file():
         return direct

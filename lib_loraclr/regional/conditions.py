@@ -42,7 +42,7 @@ class RegionText:
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """One batch row of a UNet call: which picture, and which branch of guidance."""
 
     picture: int
@@ -50,7 +50,7 @@ class Row:
 
 
 @dataclass(eq=False)
-class Share:
+class RegionRows:
     """One region's part in one call: the batch rows that have an equally long context of it."""
 
     region: int
@@ -77,10 +77,10 @@ class Share:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One UNet call: `shares` of the regions that act, and `present[row][region]`: has this row a text of its own."""
+    """One UNet call: `groups` of the regions that act, and `present[row][region]`: has this row a text of its own."""
 
-    rows: tuple[Row, ...]
-    shares: tuple[Share, ...]
+    rows: tuple[BatchRow, ...]
+    groups: tuple[RegionRows, ...]
     present: tuple[tuple[bool, ...], ...]
 
     @property
@@ -89,25 +89,25 @@ class Call:
         return all(one == self.present[0] for one in self.present[1:])
 
 
-def plan_call(rows: Sequence[Row], conditions: Sequence[Sequence[RegionText]], gates: Sequence[float]) -> Call:
+def plan_call(rows: Sequence[BatchRow], conditions: Sequence[Sequence[RegionText]], gates: Sequence[float]) -> Call:
     """Who attends to what. Raises ValueError if a row names a picture without conditions."""
-    shares: list[Share] = []
+    groups: list[RegionRows] = []
     present = [[False] * len(gates) for _ in rows]
     for row in rows:
         if not 0 <= row.picture < len(conditions) or len(conditions[row.picture]) != len(gates):
             raise ValueError(f"no regional texts for picture {row.picture}")
     for region, gate in enumerate(gates):
-        groups: dict[tuple[bool, int], list[tuple[int, Encoded]]] = {}
+        by_length: dict[tuple[bool, int], list[tuple[int, Encoded]]] = {}
         for index, row in enumerate(rows if gate > 0 else ()):
             text = conditions[row.picture][region]
             encoded = text.positive if row.conditional else text.negative
             if encoded is not None:
                 present[index][region] = True
-                groups.setdefault((encoded.layered, encoded.at(0).shape[0]), []).append((index, encoded))
-        for members in groups.values():
+                by_length.setdefault((encoded.layered, encoded.at(0).shape[0]), []).append((index, encoded))
+        for members in by_length.values():
             indices = [index for index, _ in members]
-            shares.append(Share(region, row_index(indices), tuple(encoded for _, encoded in members)))
-    return Call(tuple(rows), tuple(shares), tuple(tuple(one) for one in present))
+            groups.append(RegionRows(region, row_index(indices), tuple(encoded for _, encoded in members)))
+    return Call(tuple(rows), tuple(groups), tuple(tuple(one) for one in present))
 
 
 def row_index(indices: Sequence[int]) -> RowIndex:

@@ -1,140 +1,79 @@
-"""Who acts where and when: the weights of every region at any layer size and step, a partition of unity.
-
-With coverages m_r after feathering, overlap weights l_r, strengths rho_r, base floor beta, step windows g_r in {0, 1}:
-
-    average, weighted:  u_r = min(1, sum_s m_s) * l_r m_r / sum_s l_s m_s
-    top:                u_r = m_r * prod over s above r of (1 - m_s)
-    w_r = (1 - beta) * rho_r * g_r * u_r,   w_0 = 1 - sum_r w_r  (the picture's own prompt)
-
-u is computed on a fine drawing grid and then averaged over each cell of a layer. That is linear, so every layer gives
-a region exactly its share of the picture, a cell that two neighbours halve belongs to each by half whatever their
-weights, and nothing leaks to the base in between. The Mix-of-Show raster works on the layer's own grid.
-"""
+"""A user's layout as data: read, checked, imported. One place for the panel, the HTTP API and the hosts' scripts."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import io
+from typing import Any
 
-from lib_loraclr.regional.raster import coverage, fine_grid, hard_box
-from lib_loraclr.regional.resample import average, snap
-from lib_loraclr.regional.spec import Region, RegionalSpec
+from PIL import Image, UnidentifiedImageError
+
+from lib_loraclr.core.errors import InputError
+from lib_loraclr.regional import Mask, RegionalSpec, parse_spec, spec_as_json, validate_spec
+from lib_loraclr.regional.importers import import_forge_couple, import_regional_prompter, import_text
+from lib_loraclr.regional.shapes import MAX_MASK_SIDE
+
+MAX_PICTURE_BYTES = 16_000_000
 
 
-class Layout:
-    """A spec on latents of `height` x `width`. Tensors are float64 on the CPU.
+def read_regions(raw: Any) -> tuple[RegionalSpec, list[InputError]]:
+    """The spec of a text, an object or None, PNG masks included, and every problem; never raises."""
+    if not isinstance(raw, str | dict | None):
+        return RegionalSpec(), [InputError("bad-regions", "The regions must be a JSON object or its text.")]
+    return validate_spec(raw, picture=picture_mask)
 
-    `regions` are the active ones; every tensor here has one entry for each, in that order.
+
+def check_regions(raw: Any) -> dict[str, Any]:
+    """{"spec": what can be used of it, "problems": [{code, message, key, file}]}."""
+    spec, problems = read_regions(raw)
+    return {"spec": spec_as_json(spec), "problems": [problem.as_dict() for problem in problems]}
+
+
+def picture_mask(data: bytes) -> Mask:
+    """A mask from a PNG: its opaque part where it has transparency, else its brightness. Raises InputError."""
+    if len(data) > MAX_PICTURE_BYTES:
+        raise InputError("bad-mask", "The PNG of the mask is too large.")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=["PNG"])
+        if max(picture.size) > MAX_MASK_SIDE:
+            raise InputError("bad-mask", f"The PNG of the mask is larger than {MAX_MASK_SIDE} pixels.")
+        picture.load()
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise InputError("bad-mask", "The mask is not a PNG picture.") from None
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        alpha = picture.convert("RGBA").getchannel("A")
+        if min(alpha.tobytes()) < 255:
+            width, height = picture.size
+            return Mask(width, height, alpha.tobytes())
+    width, height = picture.size
+    return Mask(width, height, picture.convert("RGB").convert("L").tobytes())
+
+
+def import_regions(raw: Any, size: tuple[int, int] = (512, 512)) -> dict[str, Any]:
+    """{"spec", "notes", "prompt", "negative"} of a layout in another program's notation, or of a spec's JSON.
+
+    `prompt` is None where the text says nothing about the picture's own. `size` (width, height) is what Mix-of-Show's
+    pixel positions refer to. Raises InputError.
     """
-
-    def __init__(self, spec: RegionalSpec, height: int, width: int, *, hires: bool = False) -> None:
-        self.spec, self.hires = spec, hires
-        self.regions: tuple[Region, ...] = spec.active() if spec.hires.on or not hires else ()
-        self.height, self.width = height, width
-        self._fine: Tensor | None = None
-        self._shares: dict[tuple[int, int], Tensor] = {}
-
-    def shares(self, height: int, width: int) -> Tensor:
-        """u: (regions, height, width), before strength and time."""
-        key = height, width
-        if key not in self._shares:
-            self._shares[key] = self._layer_shares(height, width)
-        return self._shares[key]
-
-    def gates(self, progress: float) -> tuple[float, ...]:
-        """(1 - beta) * rho_r * g_r of every region at `progress`, the share of steps that are done, in [0, 1)."""
-        factor = (1 - self.spec.base.in_regions) * (self.spec.hires.strength if self.hires else 1.0)
-        everywhere = _within(self.spec.steps, progress)
-        return tuple(
-            factor * region.strength if everywhere and _within(region.steps, progress) else 0.0
-            for region in self.regions
-        )
-
-    def weights(self, height: int, width: int, progress: float) -> Tensor:
-        """w: (regions, height, width). The base has `base_weight` of it."""
-        gates = torch.tensor(self.gates(progress), dtype=torch.float64)
-        return self.shares(height, width) * gates[:, None, None]
-
-    def guidance(self, height: int, width: int, progress: float, scale: float) -> Tensor | None:
-        """CFG scale of every cell, (1, 1, height, width); None where no region that acts has a scale of its own."""
-        gates = self.gates(progress)
-        own = [region.cfg is not None and gate > 0 for region, gate in zip(self.regions, gates, strict=True)]
-        if not any(own):
-            return None
-        weights = self.weights(height, width, progress)
-        scales = torch.tensor(
-            [scale if region.cfg is None else region.cfg for region in self.regions], dtype=torch.float64
-        )
-        mixed = base_weight(weights) * scale + (weights * scales[:, None, None]).sum(0)
-        return mixed[None, None]
-
-    @property
-    def guides(self) -> bool:
-        """Whether any region has its own CFG scale."""
-        return any(region.cfg is not None for region in self.regions)
-
-    def _layer_shares(self, height: int, width: int) -> Tensor:
-        if not self.regions:
-            return torch.zeros(0, height, width, dtype=torch.float64)
-        if self.spec.raster == "mix-of-show":
-            return self._combined(torch.stack([hard_box(region.shape, height, width) for region in self.regions]))
-        fine = self._fine_shares()
-        shares = torch.stack([average(one, height, width) for one in fine])
-        return snap(_grown(shares, fine, height, width) if self.spec.raster == "grow" else shares)
-
-    def _fine_shares(self) -> Tensor:
-        if self._fine is None:
-            rows, columns = fine_grid(self.height, self.width)
-            default = self.spec.feather
-            drawn = [
-                coverage(region.shape, rows, columns, default if region.feather is None else region.feather)
-                for region in self.regions
-            ]
-            self._fine = self._combined(torch.stack(drawn))
-        return self._fine
-
-    def _combined(self, drawn: Tensor) -> Tensor:
-        """u of coverages (regions, h, w) by the overlap rule."""
-        if self.spec.overlap == "top":
-            return self._stacked(drawn)
-        ones = [region.weight if self.spec.overlap == "weighted" else 1.0 for region in self.regions]
-        weighted = drawn * torch.tensor(ones, dtype=drawn.dtype)[:, None, None]
-        total = weighted.sum(0)
-        part = weighted / torch.where(total > 0, total, torch.ones_like(total))
-        return snap(part * drawn.sum(0).clamp(max=1.0))
-
-    def _stacked(self, drawn: Tensor) -> Tensor:
-        """From the top down; of two regions with the same z the later one is on top."""
-        free = torch.ones_like(drawn[0])
-        shares = torch.zeros_like(drawn)
-        for index in sorted(range(len(self.regions)), key=lambda k: (self.regions[k].order, k), reverse=True):
-            shares[index] = drawn[index] * free
-            free = free * (1 - drawn[index])
-        return snap(shares)
+    if not isinstance(raw, str) or not raw.strip():
+        raise InputError("bad-import", "Paste a prompt or a layout first.", key="text")
+    if raw.lstrip().startswith("{"):
+        spec = parse_spec(raw, picture=picture_mask)
+        return {"spec": spec_as_json(spec), "notes": [], "prompt": None, "negative": None}
+    found = import_text(raw, size=size)
+    return {
+        "spec": spec_as_json(found.spec),
+        "notes": list(found.notes),
+        "prompt": found.prompt,
+        "negative": found.negative,
+    }
 
 
-def base_weight(weights: Tensor) -> Tensor:
-    """w_0 = 1 - sum of w over the first dimension; exactly 0 or 1 where it is that but for rounding."""
-    return snap(1.0 - weights.sum(0))
-
-
-def _within(window: tuple[float, float], progress: float) -> bool:
-    """Half-open, so that windows that meet share no step; an end of 1 means to the last step."""
-    return window[0] <= progress and (progress < window[1] or window[1] >= 1.0)
-
-
-def _grown(shares: Tensor, fine: Tensor, height: int, width: int) -> Tensor:
-    """Regions that fill no cell by half take the largest share found under each cell; others make room."""
-    small = shares.flatten(1).amax(1) < 0.5
-    if not bool(small.any()):
-        return shares
-    grown = shares.clone()
-    for index in small.nonzero().flatten().tolist():
-        pooled = torch.nn.functional.adaptive_max_pool2d(fine[index][None], (height, width))
-        grown[index] = pooled[0]
-    crowded = grown[small].sum(0).clamp(min=1.0)
-    grown[small] = grown[small] / crowded
-    room, others = 1 - grown[small].sum(0), grown[~small].sum(0)
-    factor = torch.where(others > room, room / others.clamp(min=1e-12), torch.ones_like(room))
-    grown[~small] = grown[~small] * factor
-    return grown
+def split_prompt_text(prompt: str, separator: str) -> tuple[str, list[str]]:
+    """(the picture's own prompt, the regions' prompts) of a prompt in text mode. Raises InputError "bad-import"."""
+    if separator in ("BREAK", "AND"):
+        found = import_regional_prompter(prompt)
+    elif separator == "line":
+        found = import_forge_couple(prompt)
+    else:
+        found = import_text(prompt)
+    return found.prompt, [region.prompt for region in found.spec.regions]

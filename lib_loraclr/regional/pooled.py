@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lib_loraclr.regional.conditions import Call, Share
-from lib_loraclr.regional.mixing import BaseWeights, LayerWeights
+from lib_loraclr.regional.attention import BaseWeights, LayerWeights
+from lib_loraclr.regional.conditions import Call, RegionRows
 from lib_loraclr.regional.sites import Residual, Sites
 
 WeightsFor = Callable[[int, int, Tensor], tuple[LayerWeights, BaseWeights]]  # height, width, like
@@ -32,8 +32,8 @@ class PooledMap:
         self.sites, self.weights_for = sites, weights_for
         self._call: Call | None = None
         self._time: Tensor | None = None
-        self._own: list[tuple[Share, Tensor]] = []
-        self._pending: dict[str, tuple[Tensor, list[tuple[Share, Tensor]]]] = {}
+        self._own: list[tuple[RegionRows, Tensor]] = []
+        self._pending: dict[str, tuple[Tensor, list[tuple[RegionRows, Tensor]]]] = {}
 
     def install(self) -> list[RemovableHandle]:
         """Hook the embeddings and every residual block; nothing for models without a pooled vector."""
@@ -68,21 +68,21 @@ class PooledMap:
         if self._call is None or self._time is None:
             return
         given, self._own = inputs[0], []
-        for share in self._call.shares:
-            vectors = [text.pooled for text in share.texts if text.pooled is not None]
-            if len(vectors) < len(share.texts):
+        for group in self._call.groups:
+            vectors = [text.pooled for text in group.texts if text.pooled is not None]
+            if len(vectors) < len(group.texts):
                 continue
             pooled = torch.stack(vectors).to(given)
             # all rows together: a product of fewer rows may round differently, and vectors cost nothing
             changed = given.clone()
-            changed[share.rows, : pooled.shape[1]] = pooled
-            self._own.append((share, self._time + module.forward(changed)))
+            changed[group.rows, : pooled.shape[1]] = pooled
+            self._own.append((group, self._time + module.forward(changed)))
 
     def _after_projection(self, site: Residual) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
             if not self._own:
                 return None
-            own = [(share, module.forward(site.activation(embedding))) for share, embedding in self._own]
+            own = [(group, module.forward(site.activation(embedding))) for group, embedding in self._own]
             self._pending[site.name] = output, own
             return torch.zeros_like(output)
 
@@ -98,11 +98,11 @@ class PooledMap:
 
         return hook
 
-    def _map(self, features: Tensor, output: Tensor, own: list[tuple[Share, Tensor]]) -> Tensor:
+    def _map(self, features: Tensor, output: Tensor, own: list[tuple[RegionRows, Tensor]]) -> Tensor:
         height, width = features.shape[-2:]
         weights, base = self.weights_for(height, width, output)
         spread = output[:, :, None] * base.values[:, None]
-        for share, projected in own:
-            rows = share.rows if isinstance(share.rows, slice) else share.rows.to(spread.device)
-            spread[rows] += projected[rows, :, None] * weights.values[share.region][None, None]
+        for group, projected in own:
+            rows = group.rows if isinstance(group.rows, slice) else group.rows.to(spread.device)
+            spread[rows] += projected[rows, :, None] * weights.values[group.region][None, None]
         return spread.unflatten(2, (height, width)).to(features.dtype)

@@ -14,15 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lib_loraclr.regional.asking import ask, context_of, divisible, queries_of, rephrased
-from lib_loraclr.regional.conditions import Call, RegionText, Row, Share, plan_call
-from lib_loraclr.regional.isolation import Subject, isolates, subjects, to_device
-from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.attention import (
+    BaseWeights,
+    LayerWeights,
+    attend,
+    context_of,
+    divisible,
+    mix,
+    pick,
+    put,
+    queries_of,
+    rephrased,
+    weighted,
+)
+from lib_loraclr.regional.conditions import BatchRow, Call, RegionRows, RegionText, plan_call
 from lib_loraclr.regional.lora import MaskedLoras, RegionDeltas, Scope
-from lib_loraclr.regional.mixing import BaseWeights, LayerWeights, mix, pick, put, weighted
 from lib_loraclr.regional.pooled import PooledMap
+from lib_loraclr.regional.separate import SeparateDenoising
 from lib_loraclr.regional.sites import AttentionBlock, Sites
-from lib_loraclr.regional.solo import Solo
+from lib_loraclr.regional.weights import RegionWeights, SubjectTokens, isolates, subjects, to_device
 
 Size = tuple[int, int]
 
@@ -33,8 +43,8 @@ class RegionalRuntime:
     `notes` collects one sentence for everything that could not be done, for the adapter to show.
     """
 
-    def __init__(self, layout: Layout, sites: Sites) -> None:
-        self.layout, self.sites = layout, sites
+    def __init__(self, region_weights: RegionWeights, sites: Sites) -> None:
+        self.region_weights, self.sites = region_weights, sites
         self.notes: list[str] = []
         self.scope: Scope | None = None
         self._handles: list[RemovableHandle] = []
@@ -43,12 +53,12 @@ class RegionalRuntime:
         self._progress = 0.0
         self._conditions: Sequence[Sequence[RegionText]] = ()
         self._call: Call | None = None
-        self._plans: dict[tuple[Row, ...], Call] = {}
+        self._plans: dict[tuple[BatchRow, ...], Call] = {}
         self._whole: dict[nn.Module, tuple[tuple[Any, ...], dict[str, Any], BaseWeights]] = {}
         self._weights: dict[tuple[Any, ...], LayerWeights] = {}
         self._bases: dict[tuple[Any, ...], BaseWeights] = {}
-        self._subjects: dict[tuple[Any, ...], tuple[Subject, ...]] = {}
-        self._solo = Solo(self)
+        self._subjects: dict[tuple[Any, ...], tuple[SubjectTokens, ...]] = {}
+        self._separate = SeparateDenoising(self)
         self._loras: MaskedLoras | None = None
 
     @property
@@ -62,14 +72,14 @@ class RegionalRuntime:
         return self._conditions
 
     @property
-    def rows(self) -> tuple[Row, ...] | None:
+    def rows(self) -> tuple[BatchRow, ...] | None:
         """The batch rows of the call that is open; None where none is."""
         return None if self._call is None else self._call.rows
 
     @property
     def idle(self) -> bool:
         """True where the layout has no region that acts in this pass: nothing is ever hooked."""
-        return not self.layout.regions
+        return not self.region_weights.regions
 
     def install(self, loras: RegionDeltas | None = None) -> None:
         """Hook the UNet. Installing again first removes what was there."""
@@ -83,16 +93,16 @@ class RegionalRuntime:
                 hook = self._before_cross(block)
                 self._handles.append(block.attn2.register_forward_pre_hook(hook, with_kwargs=True))
                 self._handles.append(block.attn2.register_forward_hook(self._after_cross(block), with_kwargs=True))
-                if self.layout.spec.isolation.strength > 0:
+                if self.region_weights.spec.isolation.strength > 0:
                     hook = self._after_self(block)
                     self._handles.append(block.attn1.register_forward_hook(hook, with_kwargs=True))
-            if self.layout.spec.pooled:
+            if self.region_weights.spec.pooled:
                 self._handles += self._pooled.install()
             if loras is not None:
                 if self._loras is None or self._loras.loras is not loras:
                     self._loras = MaskedLoras(loras, self.sites, self._scope_now, self._weights_now)
                 self._handles += self._loras.install()
-            self._handles += self._solo.install(loras)
+            self._handles += self._separate.install(loras)
         except BaseException:
             self.remove()
             raise
@@ -103,7 +113,7 @@ class RegionalRuntime:
             handle.remove()
         self._handles.clear()
         self._abandon()
-        self._solo.forget()
+        self._separate.forget()
         for cache in (self._sizes, self._plans, self._weights, self._bases, self._subjects):
             cache.clear()
         self._conditions = ()
@@ -122,15 +132,17 @@ class RegionalRuntime:
 
         Passing the very same object again keeps what was computed for it.
         """
-        if conditions is not self._conditions or self.layout.gates(progress) != self.layout.gates(self._progress):
+        if conditions is not self._conditions or self.region_weights.gates(progress) != self.region_weights.gates(
+            self._progress
+        ):
             self._plans.clear()
         self._progress, self._conditions = progress, conditions
 
-    def begin_call(self, rows: Sequence[Row]) -> None:
+    def begin_call(self, rows: Sequence[BatchRow]) -> None:
         """A UNet call with these batch rows starts. Raises ValueError for a picture that has no texts."""
         key = tuple(rows)
         if key not in self._plans:
-            self._plans[key] = plan_call(key, self._conditions, self.layout.gates(self._progress))
+            self._plans[key] = plan_call(key, self._conditions, self.region_weights.gates(self._progress))
         self._call = self._plans[key]
         self._sizes.clear()
         self._pooled.begin(self._call)
@@ -143,7 +155,7 @@ class RegionalRuntime:
         self._abandon()
 
     @contextmanager
-    def calling(self, rows: Sequence[Row]) -> Generator[None]:
+    def calling(self, rows: Sequence[BatchRow]) -> Generator[None]:
         """Scope of one UNet call."""
         self.begin_call(rows)
         try:
@@ -161,20 +173,20 @@ class RegionalRuntime:
         `attend(context)` calls it again with keys and values of `context` (b, tokens, width), for ALL rows and tokens,
         because such a function may count its rows. As weights add up to one, what it adds by itself is added once.
         """
-        if self._solo.running is not None:
-            return self._solo.running.mix_replaced(block, queries, output, attend)
+        if self._separate.running is not None:
+            return self._separate.running.mix_replaced(block, queries, output, attend)
         call, size = self._call, self._size(block.owner, queries)
-        if call is None or size is None or not call.shares:
+        if call is None or size is None or not call.groups:
             return output
         weights, base = self._weights_and_base(*size, output)
         mixed = weighted(output, BaseWeights(base.values, None), queries)
-        for share in call.shares:
-            tokens = weights.tokens[share.region]
+        for group in call.groups:
+            tokens = weights.tokens[group.region]
             if tokens is not None and not len(tokens):
                 continue
-            with self._scoped(region=share.region):
-                answer = attend(share.whole(block.number, queries))[share.rows]
-            put(mixed, share.rows, None, answer * weights.values[share.region][None, :, None])
+            with self._scoped(region=group.region):
+                answer = attend(group.whole(block.number, queries))[group.rows]
+            put(mixed, group.rows, None, answer * weights.values[group.region][None, :, None])
         return mixed
 
     def note(self, sentence: str) -> None:
@@ -183,7 +195,7 @@ class RegionalRuntime:
             self.notes.append(sentence)
 
     def _abandon(self) -> None:
-        self._solo.abandon()
+        self._separate.abandon()
         self._pooled.end()
         self._whole.clear()
         self._call, self.scope = None, None
@@ -203,7 +215,7 @@ class RegionalRuntime:
 
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
             call, scope, context = self._call, self.scope, context_of(inputs, named)
-            if call is None or scope is None or context is None or not call.shares:
+            if call is None or scope is None or context is None or not call.groups:
                 return None
             queries = queries_of(inputs, named)
             size = self._size(block.owner, queries) if divisible(module, inputs, named) else None
@@ -220,7 +232,7 @@ class RegionalRuntime:
     def _after_cross(self, block: AttentionBlock) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor | None:
             call = self._call
-            if call is None or not call.shares:
+            if call is None or not call.groups:
                 return None
             inputs, named, asked = self._whole.pop(module, (inputs, named, None))
             if asked is not None and self.scope is not None:
@@ -232,11 +244,11 @@ class RegionalRuntime:
             weights, base = self._weights_and_base(*size, output)
             base = BaseWeights(base.values, None if asked is None else asked.part)
 
-            def attend(share: Share, part: Tensor, context: Tensor, tokens: Tensor | None) -> Tensor:
-                with self._scoped(region=share.region, tokens=tokens):
-                    return ask(module, inputs, named, part, context)
+            def attend_region(group: RegionRows, part: Tensor, context: Tensor, tokens: Tensor | None) -> Tensor:
+                with self._scoped(region=group.region, tokens=tokens):
+                    return attend(module, inputs, named, part, context)
 
-            return mix(call, block.number, weights, base, queries, output, attend)
+            return mix(call, block.number, weights, base, queries, output, attend_region)
 
         return hook
 
@@ -248,14 +260,14 @@ class RegionalRuntime:
             size = self._size(block.owner, values)
             if size is None:
                 return None
-            strength, found = self.layout.spec.isolation.strength, self._subjects_of(size, values.device)
+            strength, found = self.region_weights.spec.isolation.strength, self._subjects_of(size, values.device)
             if not found:
                 return None
             mixed = output.clone()
             for subject in found:
                 own, visible = values.index_select(1, subject.tokens), values.index_select(1, subject.visible)
                 with self._scoped(tokens=subject.tokens, keys=subject.visible):
-                    answer = ask(module, inputs, named, own, visible)
+                    answer = attend(module, inputs, named, own, visible)
                 whole = output.index_select(1, subject.tokens)
                 mixed = mixed.index_copy(1, subject.tokens, (1 - strength) * whole + strength * answer)
             return mixed
@@ -279,15 +291,15 @@ class RegionalRuntime:
         weights = self._weights_at(height, width, like)
         present = self._call.present if self._call is not None else ()
         kept = present[:1] if self._call is not None and self._call.uniform else present
-        key = height, width, self.layout.gates(self._progress), like.device, like.dtype, kept
+        key = height, width, self.region_weights.gates(self._progress), like.device, like.dtype, kept
         if key not in self._bases:
             self._bases[key] = weights.base(kept)
         return weights, self._bases[key]
 
     def _weights_at(self, height: int, width: int, like: Tensor) -> LayerWeights:
-        key = height, width, self.layout.gates(self._progress), like.device, like.dtype
+        key = height, width, self.region_weights.gates(self._progress), like.device, like.dtype
         if key not in self._weights:
-            self._weights[key] = LayerWeights.of(self.layout.weights(height, width, self._progress), like)
+            self._weights[key] = LayerWeights.of(self.region_weights.at(height, width, self._progress), like)
         return self._weights[key]
 
     def _weights_now(self, height: int, width: int, like: Tensor) -> Tensor:
@@ -296,12 +308,12 @@ class RegionalRuntime:
     def _scope_now(self) -> Scope | None:
         return self.scope
 
-    def _subjects_of(self, size: Size, device: torch.device) -> tuple[Subject, ...]:
-        if not isolates(self.layout, self._progress):
+    def _subjects_of(self, size: Size, device: torch.device) -> tuple[SubjectTokens, ...]:
+        if not isolates(self.region_weights, self._progress):
             return ()
-        key = size, device, self.layout.gates(self._progress)
+        key = size, device, self.region_weights.gates(self._progress)
         if key not in self._subjects:
-            self._subjects[key] = to_device(subjects(self.layout, *size, self._progress), device)
+            self._subjects[key] = to_device(subjects(self.region_weights, *size, self._progress), device)
         return self._subjects[key]
 
     @contextmanager

@@ -152,7 +152,7 @@ class Isolation:
     )  # fmt: skip
     separate_until: float = share(
         0.0, "In this first share of the sampling run every subject is denoised as a picture of its own; 0: never.",
-        group=ISOLATION, title="Each its own picture until", aliases=("solo",),
+        group=ISOLATION, title="Separate denoising until", aliases=("solo",),
     )  # fmt: skip
     extra: Mapping[str, Any] = field(default_factory=_no_extra)
 

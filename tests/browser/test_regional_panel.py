@@ -45,7 +45,7 @@ def test_fields_of_region_and_layout(panel: Panel) -> None:
     card.get_by_label("LoRAs only here").fill("<lora:ink:0.5> <lora:two:1:0>")
     panel.page.locator(".loraclr-settings summary").click()
     panel.page.get_by_label("Where regions overlap").select_option("top")
-    solo = panel.page.locator(".loraclr-settings .loraclr-field", has_text="Each its own picture until")
+    solo = panel.page.locator(".loraclr-settings .loraclr-field", has_text="Separate denoising until")
     solo.locator("input[type=range]").fill("0.3")
     assert solo.locator("input[type=text]").input_value() == "0.3"
     region = panel.spec()["regions"][0]

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "regional"))
 
 import fake_webui
 
-from lib_loraclr.regional.conditions import Row
+from lib_loraclr.regional.conditions import BatchRow
 
 WEBUI = os.environ.get("LORACLR_WEBUI_DIR", "")
 SOURCE = Path(WEBUI) / "modules" / "sd_samplers_cfg_denoiser.py"
@@ -35,11 +35,11 @@ class Counting(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.given: list[Row] = []
+        self.given: list[BatchRow] = []
 
     def forward(self, x: Tensor, sigma: Tensor, cond: dict[str, Any]) -> Tensor:
         context = cond["c_crossattn"][0]
-        self.given += [Row(int(a), bool(b > 0)) for a, b in zip(x[:, 0, 0, 0], context[:, 0, 0], strict=True)]
+        self.given += [BatchRow(int(a), bool(b > 0)) for a, b in zip(x[:, 0, 0, 0], context[:, 0, 0], strict=True)]
         return x.clone()
 
 
@@ -47,8 +47,8 @@ class Recorder:
     """The part of the runtime that the pass talks to."""
 
     def __init__(self) -> None:
-        self.layout = SimpleNamespace(height=2, width=2, guides=False)
-        self.told: list[Row] = []
+        self.region_weights = SimpleNamespace(height=2, width=2, guides=False)
+        self.told: list[BatchRow] = []
 
     def begin_step(self, progress: float, texts: Any) -> None:
         self.told = []

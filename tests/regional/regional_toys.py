@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lib_loraclr.regional import parse_spec
-from lib_loraclr.regional.conditions import Encoded, RegionText, Row
-from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.conditions import BatchRow, Encoded, RegionText
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import find_sites
+from lib_loraclr.regional.weights import RegionWeights
 
 WIDTH, TEXT, HEADS, POOLED, TIME = 8, 6, 2, 3, 5
 Boxes = list[list[float]]
@@ -127,11 +127,11 @@ def text(seed: int, tokens: int = 7, pooled: bool = True) -> Encoded:
     return Encoded(noise(tokens, TEXT, seed=seed), noise(POOLED, seed=seed + 1000) if pooled else None)
 
 
-def layout_of(boxes: Boxes, height: int = 8, width: int = 8, **fields: Any) -> Layout:
+def layout_of(boxes: Boxes, height: int = 8, width: int = 8, **fields: Any) -> RegionWeights:
     """A layout of boxes; hard edges unless `feather` says otherwise. `each` are fields of the regions in turn."""
     each = fields.pop("each", [{}] * len(boxes))
     regions = [{"shape": {"t": "box", "r": box}, **more} for box, more in zip(boxes, each, strict=True)]
-    return Layout(parse_spec({"feather": 0, **fields, "regions": regions}), height, width)
+    return RegionWeights(parse_spec({"feather": 0, **fields, "regions": regions}), height, width)
 
 
 class Run:
@@ -142,7 +142,7 @@ class Run:
         self.x = torch.cat([noise(pictures, WIDTH, height, width, seed=5)] * 2)
         self.t = torch.full((2 * pictures,), 0.3)
         self.sizes = noise(1, 2, seed=6).expand(2 * pictures, -1)
-        self.rows = [Row(k, branch) for branch in (False, True) for k in range(pictures)]
+        self.rows = [BatchRow(k, branch) for branch in (False, True) for k in range(pictures)]
 
     def plain(self, negative: Encoded, positive: Encoded) -> Tensor:
         """One negative and one positive for all pictures, no regions."""
@@ -152,8 +152,8 @@ class Run:
         return self.unet(self.x, self.t, context, y)
 
     def regional(
-        self, layout: Layout, texts: list[RegionText], negative: Encoded, positive: Encoded, progress: float = 0.0,
-        loras: Any = None,
+        self, layout: RegionWeights, texts: list[RegionText], negative: Encoded, positive: Encoded,
+        progress: float = 0.0, loras: Any = None,
     ) -> Tensor:  # fmt: skip
         """The same with regions, all pictures alike."""
         runtime = RegionalRuntime(layout, find_sites(self.unet))

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from regional_toys import layout_of
 
 from lib_loraclr.regional import Box, Mask, Polygon, parse_spec, spec_as_json
-from lib_loraclr.regional.layout import Layout, base_weight
-from lib_loraclr.regional.raster import coverage, hard_box
-from lib_loraclr.regional.resample import area_matrix, blur_matrix
+from lib_loraclr.regional.raster import area_matrix, blur_matrix, coverage, hard_box
+from lib_loraclr.regional.weights import RegionWeights, base_weight
 
 THIRDS = [[0, 0, 1 / 3, 1], [1 / 3, 0, 2 / 3, 1], [2 / 3, 0, 1, 1]]
 share = st.floats(0, 1, allow_nan=False)
@@ -98,10 +97,10 @@ def test_weights_are_a_partition_of_unity(
     regions: list[Any], size: tuple[int, int], overlap: str, floor: float, raster: str
 ) -> None:
     spec = parse_spec({"regions": regions, "overlap": overlap, "raster": raster, "base": {"in_regions": floor}})
-    layout = Layout(spec, *size)
+    layout = RegionWeights(spec, *size)
     for depth in (1, 2, 4, 8):
         height, width = -(-size[0] // depth), -(-size[1] // depth)
-        weights = layout.weights(height, width, 0.0)
+        weights = layout.at(height, width, 0.0)
         base = base_weight(weights)
         assert float(weights.min()) >= 0
         assert float(base.min()) >= 0
@@ -112,8 +111,8 @@ def test_weights_are_a_partition_of_unity(
 @settings(max_examples=20, deadline=None)
 @given(boxes_strategy(), sides, st.sampled_from(["average", "weighted", "top"]))
 def test_every_layer_gives_a_region_the_same_area(regions: list[Any], size: tuple[int, int], overlap: str) -> None:
-    layout = Layout(parse_spec({"regions": regions, "overlap": overlap}), *size)
-    areas = [layout.shares(*cells).mean((1, 2)) for cells in (size, (8, 8), (5, 9), (1, 1))]
+    layout = RegionWeights(parse_spec({"regions": regions, "overlap": overlap}), *size)
+    areas = [layout.unscaled(*cells).mean((1, 2)) for cells in (size, (8, 8), (5, 9), (1, 1))]
     assert all(torch.allclose(area, areas[0], atol=1e-6) for area in areas)
 
 
@@ -121,16 +120,16 @@ def test_neighbours_leave_no_seam_and_small_boxes_do_not_vanish() -> None:
     for feather in (0, 0.02, 0.2):
         layout = layout_of(THIRDS, 64, 64, feather=feather)
         for side in (64, 32, 16, 8, 11):
-            assert base_weight(layout.weights(side, side, 0)).eq(0).all()
+            assert base_weight(layout.at(side, side, 0)).eq(0).all()
     small = layout_of([[0.4, 0.4, 0.51, 1.0]], 64, 64)
-    assert all(float(small.weights(side, side, 0).max()) > 0.4 for side in (64, 32, 16, 8))
+    assert all(float(small.at(side, side, 0).max()) > 0.4 for side in (64, 32, 16, 8))
 
 
 def test_mix_of_show_boxes_have_the_published_seams() -> None:
     """ceil(start * n) to floor(end * n): two uncovered columns between thirds, a box of 11 % vanishes at 16 and 8."""
     layout = layout_of(THIRDS, 64, 64, raster="mix-of-show")
     for side in (64, 32, 16, 8):
-        empty = base_weight(layout.weights(side, side, 0))[0].sum()
+        empty = base_weight(layout.at(side, side, 0))[0].sum()
         covered = sum(math.floor(side * (k + 1) / 3) - math.ceil(side * k / 3) for k in range(3))
         assert empty == side - covered == 2
     assert hard_box(Box(0.41, 0, 0.52, 1), 16, 16).sum() == 16
@@ -143,7 +142,7 @@ def test_overlap_rules_by_hand() -> None:
     each = [{"weight": 1, "order": 5}, {"weight": 3}]
 
     def row(overlap: str, boxes: Any = (left, right), each: Any = each) -> list[float]:
-        return layout_of(list(boxes), 4, 4, overlap=overlap, each=each).weights(4, 4, 0)[0, 0].tolist()
+        return layout_of(list(boxes), 4, 4, overlap=overlap, each=each).at(4, 4, 0)[0, 0].tolist()
 
     assert row("average") == pytest.approx([1, 0.5, 0.5, 0])
     assert row("weighted") == pytest.approx([1, 0.25, 0.25, 0])
@@ -161,22 +160,22 @@ def test_strength_floor_and_windows_by_hand() -> None:
     assert layout.gates(0.1) == pytest.approx((0.4, 0))
     assert layout.gates(0.5) == pytest.approx((0, 0.8))
     assert layout.gates(0.95) == pytest.approx((0, 0.8))
-    assert base_weight(layout.weights(8, 8, 0.1))[0].tolist() == pytest.approx([0.6] * 4 + [1] * 4)
-    hires = Layout(parse_spec({**_plain(layout), "hires": {"strength": 0.5}}), 8, 8, hires=True)
+    assert base_weight(layout.at(8, 8, 0.1))[0].tolist() == pytest.approx([0.6] * 4 + [1] * 4)
+    hires = RegionWeights(parse_spec({**_plain(layout), "hires": {"strength": 0.5}}), 8, 8, hires=True)
     assert hires.gates(0.5) == pytest.approx((0, 0.4))
-    assert Layout(parse_spec({**_plain(layout), "hires": {"on": False}}), 8, 8, hires=True).regions == ()
+    assert RegionWeights(parse_spec({**_plain(layout), "hires": {"on": False}}), 8, 8, hires=True).regions == ()
 
 
-def _plain(layout: Layout) -> dict[str, Any]:
+def _plain(layout: RegionWeights) -> dict[str, Any]:
     return spec_as_json(layout.spec)
 
 
 def test_the_order_of_regions_does_not_matter_and_z_only_in_the_overlap() -> None:
     a, b = [0, 0, 0.75, 1], [0.25, 0, 1, 1]
     one, two = layout_of([a, b], overlap="average"), layout_of([b, a], overlap="average")
-    assert torch.equal(one.weights(16, 16, 0), two.weights(16, 16, 0).flip(0))
-    above = layout_of([a, b], overlap="top", each=[{"order": 1}, {}]).weights(16, 16, 0)
-    below = layout_of([a, b], overlap="top", each=[{}, {"order": 1}]).weights(16, 16, 0)
+    assert torch.equal(one.at(16, 16, 0), two.at(16, 16, 0).flip(0))
+    above = layout_of([a, b], overlap="top", each=[{"order": 1}, {}]).at(16, 16, 0)
+    below = layout_of([a, b], overlap="top", each=[{}, {"order": 1}]).at(16, 16, 0)
     changed = (above != below).any(0).any(0)
     assert changed.nonzero().flatten().tolist() == list(range(4, 12))
 
@@ -187,8 +186,10 @@ def test_grown_regions_fill_a_cell() -> None:
         {"shape": {"t": "box", "r": [0, 0, 1, 1]}, "order": -1},
     ]
     for raster, least, most in (("coverage", 0.01, 0.1), ("grow", 0.49, 1.0)):
-        layout = Layout(parse_spec({"regions": regions, "raster": raster, "feather": 0, "overlap": "top"}), 64, 64)
-        assert least < float(layout.weights(8, 8, 0)[0].max()) <= most
+        layout = RegionWeights(
+            parse_spec({"regions": regions, "raster": raster, "feather": 0, "overlap": "top"}), 64, 64
+        )
+        assert least < float(layout.at(8, 8, 0)[0].max()) <= most
 
 
 def test_guidance_is_a_map_of_scales() -> None:

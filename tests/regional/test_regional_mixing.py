@@ -23,19 +23,19 @@ from regional_toys import (
 )
 from torch import Tensor, nn
 
-from lib_loraclr.regional.conditions import Encoded, RegionText, Row
-from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.conditions import BatchRow, Encoded, RegionText
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import find_sites
+from lib_loraclr.regional.weights import RegionWeights
 
 NEGATIVE, BASE, ANNA, BEN = text(10), text(20), text(30), text(40)
-ROWS = [Row(0, False), Row(0, True)]
+ROWS = [BatchRow(0, False), BatchRow(0, True)]
 
 
 class OneLayer:
     """A spatial transformer alone, so that one cross-attention can be asked directly."""
 
-    def __init__(self, layout: Layout, height: int, width: int, seed: int = 0) -> None:
+    def __init__(self, layout: RegionWeights, height: int, width: int, seed: int = 0) -> None:
         self.model = nn.ModuleDict({"input_blocks": SpatialTransformer()})
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.model.parameters():
@@ -54,7 +54,7 @@ class OneLayer:
         self.x, self.context = self.x.double(), self.context.double()
         return self
 
-    def __call__(self, texts: list[RegionText], rows: list[Row] = ROWS, progress: float = 0.0) -> Tensor:
+    def __call__(self, texts: list[RegionText], rows: list[BatchRow] = ROWS, progress: float = 0.0) -> Tensor:
         with self.runtime.installed():
             self.runtime.begin_step(progress, [texts])
             with self.runtime.calling(rows):
@@ -169,7 +169,7 @@ def test_cropped_queries_are_the_full_frame_mixture() -> None:
     layout = layout_of([[0, 0, 0.6, 1], [0.3, 0.2, 1, 0.9]], feather=0.1)
     layer = OneLayer(layout, 8, 8)
     mixed = layer([RegionText(ANNA, ANNA), RegionText(BEN, BEN)])
-    weights = layout.weights(8, 8, 0).flatten(1).float()
+    weights = layout.at(8, 8, 0).flatten(1).float()
     q = layer.attn.to_q(layer.x)
     before = [
         attend(q, layer.attn.to_k(context), layer.attn.to_v(context))
@@ -253,7 +253,7 @@ def test_rows_may_come_in_any_order_and_number(order: list[int]) -> None:
     branches = [mark == 0 for mark in order]
     layer.x = torch.stack([layer.x[int(branch)] for branch in branches])
     layer.context = torch.stack([layer.context[int(branch)] for branch in branches])
-    mixed = layer(texts, [Row(0, branch) for branch in branches])
+    mixed = layer(texts, [BatchRow(0, branch) for branch in branches])
     assert all(torch.allclose(one, reference[branch], atol=1e-6) for one, branch in zip(mixed, branches, strict=True))
 
 
@@ -320,7 +320,7 @@ def test_isolated_subjects_do_not_see_each_other(strength: float) -> None:
     x = noise(1, 64, WIDTH, seed=9).requires_grad_(True)
     with runtime.installed():
         runtime.begin_step(0.0, [[RegionText(ANNA), RegionText(BEN)]])
-        with runtime.calling([Row(0, True)]):
+        with runtime.calling([BatchRow(0, True)]):
             runtime._before_owner(block.owner, (torch.empty(1, WIDTH, 8, 8),), {})
             output = block.attn1(x)
     whose = torch.zeros(8, 8, dtype=torch.long)  # 0 background, 1 and 2 the subjects, 3 their overlap

@@ -7,10 +7,10 @@ import torch
 from regional_toys import TEXT, WIDTH, Run, hooks, layout_of, noise, text, toy
 from torch import Tensor, nn
 
-from lib_loraclr.regional.conditions import Encoded, RegionText, Row
-from lib_loraclr.regional.layout import base_weight
+from lib_loraclr.regional.conditions import BatchRow, Encoded, RegionText
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import find_sites
+from lib_loraclr.regional.weights import base_weight
 
 FULL = [[0, 0, 1, 1]]
 HALVES = [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
@@ -126,7 +126,7 @@ def test_a_batch_of_different_pictures_is_each_alone() -> None:
     run = Run(unet, pictures=3)
     positives, negatives = [text(50 + k) for k in range(3)], [text(60 + k) for k in range(3)]
 
-    def call(rows: list[Row]) -> Tensor:
+    def call(rows: list[BatchRow]) -> Tensor:
         chosen = [(positives if row.conditional else negatives)[row.picture] for row in rows]
         y = torch.cat([torch.stack([one.pooled for one in chosen]), run.sizes[: len(rows)]], 1)
         x = torch.stack([run.x[row.picture] for row in rows])
@@ -149,7 +149,7 @@ def test_a_row_without_texts_is_an_error() -> None:
     runtime = RegionalRuntime(layout_of(FULL), find_sites(toy()))
     runtime.begin_step(0.0, [[RegionText(ANNA)]])
     with pytest.raises(ValueError, match="picture 1"):
-        runtime.begin_call([Row(1, True)])
+        runtime.begin_call([BatchRow(1, True)])
 
 
 def test_a_new_text_at_a_later_step_is_used_from_there_on() -> None:
@@ -232,7 +232,7 @@ def test_sizes_that_users_choose_keep_the_partition_of_unity(size: tuple[int, in
     height, width = size
     for _ in range(4):
         for shrink in (1.0, 0.6):
-            weights = layout.weights(int(height * shrink), int(width * shrink), 0.0)
+            weights = layout.at(int(height * shrink), int(width * shrink), 0.0)
             base = base_weight(weights)
             assert float(weights.min()) >= 0
             assert float(base.min()) >= 0

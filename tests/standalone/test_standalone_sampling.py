@@ -14,7 +14,7 @@ from lib_loraclr.core.deltas import Delta, Dense, LayerShape, LowRank
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.model import DiffusionHost, Phase, SampleRequest
-from lib_loraclr.samplers import Schedule, first_noise
+from lib_loraclr.samplers import NoiseSchedule, first_noise
 
 SIZE = (64, 64)
 
@@ -49,20 +49,11 @@ def test_ddim_is_diffusers_ddim(host: StandaloneHost) -> None:
     assert torch.allclose(ours, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_dpmpp_2m_is_diffusers_multistep(host: StandaloneHost) -> None:
-    from diffusers import DPMSolverMultistepScheduler
-
-    scheduler = DPMSolverMultistepScheduler(**TRAINED, solver_order=2, final_sigmas_type="zero")
-    ours = host.sample(SampleRequest(["a red dog"], [7], 6, SIZE, sampler="dpmpp_2m"))
-    expected = reference(host, scheduler, "a red dog", 7, 6)
-    assert torch.allclose(ours, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
-
-
 def test_v_and_epsilon_outputs_mean_the_same_picture() -> None:
     """x = alpha x0 + sigma eps, v = alpha eps - sigma x0: both predictions must give back x0."""
     clean, noise = torch.full((1, 1, 2, 2), 0.7), torch.full((1, 1, 2, 2), -0.4)
     for prediction in ("epsilon", "v"):
-        schedule = Schedule(0.00085, 0.012, 1000, prediction)
+        schedule = NoiseSchedule(0.00085, 0.012, 1000, prediction)
         alpha, sigma = schedule.alpha_sigma(500)
         assert alpha**2 + sigma**2 == pytest.approx(1)
         output = noise if prediction == "epsilon" else alpha * noise - sigma * clean
@@ -142,9 +133,8 @@ def test_sdxl_sees_both_encoders_pooled_text_and_size(tiny_sdxl: Path) -> None:
 @pytest.mark.parametrize("family", ["tiny_sd1", "tiny_sd2", "tiny_sdxl"])
 def test_every_family_samples_and_decodes(family: str, request: pytest.FixtureRequest) -> None:
     host: DiffusionHost = load_checkpoint(request.getfixturevalue(family))
-    for sampler in ("ddim", "dpmpp_2m"):
-        latents = host.sample(SampleRequest(["a dog"], [1], 2, SIZE, cfg_scale=2.0, sampler=sampler))
-        assert torch.isfinite(latents).all()
+    latents = host.sample(SampleRequest(["a dog"], [1], 2, SIZE, cfg_scale=2.0))
+    assert torch.isfinite(latents).all()
     pictures = host.decode(latents)
     assert (pictures.shape, pictures.dtype) == ((1, 64, 64, 3), torch.uint8)
 

@@ -18,7 +18,8 @@ from lib_loraclr.frontends.panel.layouts import BUILT_IN, LayoutStore
 from lib_loraclr.frontends.panel.questions import panel_bridge
 from lib_loraclr.frontends.panel.services import Concept, NoServices, concepts_of
 from lib_loraclr.regional import Mask, dump_spec, parse_spec, validate_spec
-from lib_loraclr.regional.service import read_regions, split_prompt_text, weight_maps
+from lib_loraclr.regional.layout import read_regions, split_prompt_text
+from lib_loraclr.regional.preview import weight_maps
 
 SPEC = {"v": 1, "regions": [{"id": "a", "shape": {"t": "box", "r": [0.0, 0.0, 0.5, 1.0]}, "prompt": "a red cat"}]}
 TEXT = json.dumps(SPEC)
@@ -89,7 +90,7 @@ def axes() -> dict[str, Any]:
         ("feather", "0.1", lambda s: s.feather == 0.1),
         ("isolation", "0.5", lambda s: s.isolation.strength == 0.5),
         ("isolation end", "0.9", lambda s: s.isolation.end == 0.9),
-        ("solo", "0.3", lambda s: s.isolation.separate_until == 0.3),
+        ("separate until", "0.3", lambda s: s.isolation.separate_until == 0.3),
         ("start", "0.25", lambda s: s.steps == (0.25, 1.0)),
         ("end", "0.75", lambda s: s.steps == (0.0, 0.75)),
         ("overlap", "top", lambda s: s.overlap == "top"),
@@ -153,6 +154,7 @@ def test_names_that_are_no_plain_file_names(tmp_path: Path, name: str) -> None:
 def test_the_form_knows_every_default_that_the_parser_has() -> None:
     """A layout made of the panel's defaults alone is the parser's default layout."""
     form = panel_form()
+    assert form["colours"][:2] == ["#0072b2", "#e69f00"]
     spec = form["defaults"]["spec"]
     region = {**form["defaults"]["region"], "shape": {"t": "box", "r": [0.0, 0.0, 0.5, 1.0]}, "prompt": "a red cat"}
     read, problems = validate_spec({**spec, "regions": [{**region, "id": "a"}]})

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.frontends.api.access import guard
 from lib_loraclr.regional import spec_schema
-from lib_loraclr.regional.service import MAX_SIDE, check_regions, import_regions, weight_maps
+from lib_loraclr.regional.layout import check_regions, import_regions
+from lib_loraclr.regional.preview import MAX_SIDE, weight_maps
 
 PREFIX = "/loraclr/v1/regional"
 LIMIT = 8 * 1024 * 1024  # bytes of a request: masks travel in it

@@ -14,7 +14,7 @@ from lib_loraclr.frontends.cli.table import warnings_text
 from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.generation.job import GenerateOptions, GenerateOutcome, generate
 from lib_loraclr.regional import RegionalSpec
-from lib_loraclr.regional.service import read_regions
+from lib_loraclr.regional.layout import read_regions
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

@@ -50,7 +50,7 @@ def axis_options(option: Callable[..., Any], layouts: Callable[[], Sequence[tupl
         _axis(option, "feather", float, "feather"),
         _axis(option, "isolation", float, "isolation.strength"),
         _axis(option, "isolation end", float, "isolation.end"),
-        _axis(option, "solo", float, "isolation.separate_until"),
+        _axis(option, "separate until", float, "isolation.separate_until"),
         _axis(option, "start", float, "steps.0"),
         _axis(option, "end", float, "steps.1"),
         _axis(option, "overlap", str, "overlap", choices=lambda: list(OVERLAPS)),

@@ -6,6 +6,7 @@ from typing import Any
 
 from lib_loraclr.options import Field, fields_of
 from lib_loraclr.regional import Box, Region, RegionalSpec, spec_as_json
+from lib_loraclr.regional.preview import COLOURS
 from lib_loraclr.regional.spec import MAX_REGIONS, SUBJECTS_SEPARATE_UNTIL
 
 
@@ -23,6 +24,7 @@ def panel_form() -> dict[str, Any]:
         "defaults": {"spec": spec, "region": region},
         "oldNames": {"spec": _old_names(RegionalSpec), "region": _old_names(Region)},
         "maxRegions": MAX_REGIONS,
+        "colours": [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in COLOURS],
         "subjectsSeparateUntil": SUBJECTS_SEPARATE_UNTIL,
         "regionFields": [_control(name, field) for name, field in fields_of(Region).items() if field.title],
         "groups": [

@@ -9,7 +9,8 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.frontends.bridge import Bridge
 from lib_loraclr.frontends.panel.layouts import LayoutStore
 from lib_loraclr.frontends.panel.services import PanelServices, as_json
-from lib_loraclr.regional.service import MAX_SIDE, check_regions, import_regions, weight_maps
+from lib_loraclr.regional.layout import check_regions, import_regions
+from lib_loraclr.regional.preview import MAX_SIDE, weight_maps
 
 MAX_TEXTS = 64
 

@@ -14,8 +14,8 @@ from lib_loraclr.frontends.panel.axes import add_axes, with_axes
 from lib_loraclr.frontends.panel.layouts import BUILT_IN, LayoutStore
 from lib_loraclr.frontends.panel.services import Concept, concepts_of
 from lib_loraclr.frontends.panel.session import ATTRIBUTE, KEY, RegionalSession, session_of, tell
+from lib_loraclr.regional.layout import read_regions
 from lib_loraclr.regional.port import RegionalHost
-from lib_loraclr.regional.service import read_regions
 
 KEY_ON = "Regional on"
 LAYOUTS = Path(__file__).resolve().parents[3] / "user" / "regional"

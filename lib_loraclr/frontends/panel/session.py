@@ -16,11 +16,11 @@ from torch import nn
 from lib_loraclr.core.errors import InputError, LoraclrError
 from lib_loraclr.frontends.panel.encoding import RegionLoras, TextEncoder
 from lib_loraclr.regional import RegionalSpec, dump_spec
-from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.layout import split_prompt_text
 from lib_loraclr.regional.port import RegionalHost, RegionalPass
 from lib_loraclr.regional.runtime import RegionalRuntime
-from lib_loraclr.regional.service import split_prompt_text
 from lib_loraclr.regional.sites import find_sites
+from lib_loraclr.regional.weights import RegionWeights
 
 ATTRIBUTE = "_loraclr_regional"
 KEY, KEY_NOTES = "Regional", "Regional notes"
@@ -116,12 +116,12 @@ class RegionalSession:
 
     def _hook(self, p: Any) -> None:
         hires = bool(getattr(p, "is_hr_pass", False))
-        layout = Layout(self.spec, *self._size, hires=hires)
+        region_weights = RegionWeights(self.spec, *self._size, hires=hires)
         sites = find_sites(self._host.unet(p))
         if not sites.blocks:
             self._note(p, "This model has no cross-attention that regions could act on.")
             return
-        runtime = RegionalRuntime(layout, sites)
+        runtime = RegionalRuntime(region_weights, sites)
         if runtime.idle:
             return
         loras = self._own_loras(p)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.hosts.conditioning import Conditioning
 from lib_loraclr.model import ModelInfo, Progress, SampleRequest
-from lib_loraclr.samplers import SAMPLERS, Schedule, first_noise, initial_noise
+from lib_loraclr.samplers import SAMPLERS, NoiseSchedule, first_noise, initial_noise
 
 from .architecture import Architecture
 from .regional import regional_sampling
@@ -35,7 +35,7 @@ class StandaloneHost:
         self._layers = _named_layers(unet, encoders)
         self._rows: slice | None = None
         self.prediction = prediction or self._ask_prediction()
-        self.schedule = Schedule(*architecture.beta_range, architecture.train_steps, self.prediction)
+        self.schedule = NoiseSchedule(*architecture.beta_range, architecture.train_steps, self.prediction)
 
     @property
     def info(self) -> ModelInfo:

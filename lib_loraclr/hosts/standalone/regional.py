@@ -11,12 +11,12 @@ from torch import Tensor
 from lib_loraclr.capture.hooks import inject
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.model import SampleRequest
-from lib_loraclr.regional.conditions import Encoded, RegionText, Row
-from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.conditions import BatchRow, Encoded, RegionText
 from lib_loraclr.regional.lora import RegionalRequest, RegionDeltas
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import find_sites
 from lib_loraclr.regional.texts import RegionPrompt, region_prompts
+from lib_loraclr.regional.weights import RegionWeights
 
 if TYPE_CHECKING:
     from .host import StandaloneHost
@@ -27,9 +27,9 @@ class RegionalSampling:
 
     def __init__(self, host: StandaloneHost, request: SampleRequest, regions: RegionalRequest, size: tuple[int, int]):
         self.host, self.request, self.regions = host, request, regions
-        self.layout = Layout(regions.spec, *size)
-        self.runtime = RegionalRuntime(self.layout, find_sites(host.unet))
-        self.guided = request.cfg_scale != 1.0 or self.layout.guides
+        self.region_weights = RegionWeights(regions.spec, *size)
+        self.runtime = RegionalRuntime(self.region_weights, find_sites(host.unet))
+        self.guided = request.cfg_scale != 1.0 or self.region_weights.guides
         self._texts: list[list[RegionText]] = []
         self._progress = 0.0
 
@@ -51,13 +51,13 @@ class RegionalSampling:
         self.runtime.begin_step(self._progress, self._texts)
         pictures = range(len(self.request.prompts))
         branches = (False, True) if self.guided else (True,)
-        with self.runtime.calling([Row(picture, branch) for branch in branches for picture in pictures]):
+        with self.runtime.calling([BatchRow(picture, branch) for branch in branches for picture in pictures]):
             yield
 
     def scale(self, like: Tensor) -> Tensor | float:
         """The guidance scale of this step, a map (1, 1, h, w) where a region has its own."""
         height, width = like.shape[-2:]
-        found = self.layout.guidance(height, width, self._progress, self.request.cfg_scale)
+        found = self.region_weights.guidance(height, width, self._progress, self.request.cfg_scale)
         return self.request.cfg_scale if found is None else found.to(like)
 
     def _encode(self) -> list[list[RegionText]]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lib_loraclr.core.errors import InputError, LoraclrError
 from lib_loraclr.hosts.conditioning import CHUNK, Conditioning, RunningMask
 from lib_loraclr.model import ModelInfo, Progress, SampleRequest
-from lib_loraclr.samplers import LATENT_CHANNELS, LATENT_FACTOR, SAMPLERS, Schedule, initial_noise
+from lib_loraclr.samplers import LATENT_CHANNELS, LATENT_FACTOR, SAMPLERS, NoiseSchedule, initial_noise
 
 Denoiser = Callable[[Tensor, Sequence[int]], Tensor]  # latents of all rows, training step of each -> clean latents
 
@@ -38,7 +38,7 @@ class WebuiHost:
     _called: Sequence[nn.Module]
     _texts: Sequence[nn.Module]
     _diffusion: nn.Module
-    _schedule: Schedule
+    _schedule: NoiseSchedule
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -20,7 +20,7 @@ from lib_loraclr.hosts.webui.gradients import copied, gradients
 from lib_loraclr.hosts.webui.host import Denoiser, WebuiHost
 from lib_loraclr.hosts.webui.layers import text_layers, unet_layers
 from lib_loraclr.model import ModelInfo
-from lib_loraclr.samplers import LATENT_CHANNELS, LATENT_FACTOR, Schedule
+from lib_loraclr.samplers import LATENT_CHANNELS, LATENT_FACTOR, NoiseSchedule
 
 STALE = "replaced"  # equals no list of LoRAs
 
@@ -62,7 +62,7 @@ class PatchedHost(WebuiHost):
                 self._owners[id(module)] = original.clip.patcher, f"{stem}.{name}.weight"
         self._called = [encoder for _, encoder in encoders]
         self._texts, self._diffusion = self._called, unet
-        self._schedule = Schedule.of_sigmas(sigmas)
+        self._schedule = NoiseSchedule.of_sigmas(sigmas)
 
     def base_weight(self, name: str) -> Tensor:
         """Float32 CPU copy of a layer's weight without the LoRAs that the WebUI may have added."""

@@ -26,7 +26,7 @@ from lib_loraclr.hosts.webui.checkpoint import text_root
 from lib_loraclr.hosts.webui.gradients import gradients, held
 from lib_loraclr.hosts.webui.host import Denoiser, WebuiHost
 from lib_loraclr.hosts.webui.layers import text_layers, unet_layers
-from lib_loraclr.samplers import LATENT_CHANNELS, LATENT_FACTOR, Schedule
+from lib_loraclr.samplers import LATENT_CHANNELS, LATENT_FACTOR, NoiseSchedule
 
 
 class A1111Host(WebuiHost):
@@ -43,7 +43,7 @@ class A1111Host(WebuiHost):
         self._separated = {n: open_clip_layers(n, text.encoder) for n, text in enumerate(texts) if text.open_clip}
         for number, text in enumerate(texts):
             self._layers |= self._separated[number] if text.open_clip else text_layers(number, text.encoder)
-        self._schedule = Schedule(
+        self._schedule = NoiseSchedule(
             getattr(model, "linear_start", 0.00085), getattr(model, "linear_end", 0.012),
             getattr(model, "num_timesteps", 1000), "v" if model.parameterization == "v" else "epsilon",
         )  # fmt: skip

@@ -15,7 +15,7 @@ from modules import shared
 from torch import Tensor, nn
 
 from lib_loraclr.hosts.webui.regional import WebuiRegional
-from lib_loraclr.regional.conditions import Row
+from lib_loraclr.regional.conditions import BatchRow
 from lib_loraclr.regional.port import Note
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.texts import TextSchedules
@@ -51,7 +51,7 @@ class A1111Pass:
 
     def __init__(self, unet: nn.Module, runtime: RegionalRuntime, texts: TextSchedules, note: Note) -> None:
         self._unet, self._runtime, self._texts, self._note = unet, runtime, texts, note
-        self._rows: Sequence[Row] = ()
+        self._rows: Sequence[BatchRow] = ()
         self._cursor = 0
         self._progress = 0.0
         self._scale = 1.0
@@ -83,11 +83,11 @@ class A1111Pass:
 
     def guide(self, params: Any) -> None:
         """Give every cell its own CFG scale: the host's formula then works on c' = u + (map / scale) (c - u)."""
-        rows, layout = self._rows, self._runtime.layout
+        rows, region_weights = self._rows, self._runtime.region_weights
         outputs: Tensor = params.x
-        if not rows or not layout.guides or abs(self._scale) < 1e-6 or outputs.shape[0] != len(rows):
+        if not rows or not region_weights.guides or abs(self._scale) < 1e-6 or outputs.shape[0] != len(rows):
             return
-        found = layout.guidance(*outputs.shape[-2:], self._progress, self._scale)
+        found = region_weights.guidance(*outputs.shape[-2:], self._progress, self._scale)
         if found is None:
             return
         factor = (found / self._scale).to(outputs)[0]
@@ -108,7 +108,7 @@ class A1111Pass:
         rows = self._rows[self._cursor : self._cursor + latents.shape[0]]
         if len(rows) < latents.shape[0]:
             return  # a pass of another extension, after all rows of this step
-        if tuple(latents.shape[-2:]) != (self._runtime.layout.height, self._runtime.layout.width):
+        if tuple(latents.shape[-2:]) != (self._runtime.region_weights.height, self._runtime.region_weights.width):
             self._rows = ()
             self._note("Another extension cuts the picture into tiles; regions cannot act there.")
             return
@@ -119,7 +119,7 @@ class A1111Pass:
         self._runtime.end_call()
 
 
-def batch_rows(parts: Sequence[int]) -> list[Row]:
+def batch_rows(parts: Sequence[int]) -> list[BatchRow]:
     """Rows of a denoiser's batch; `parts[i]` is how many prompts `AND` makes of picture i's."""
-    conditional = [Row(picture, True) for picture, count in enumerate(parts) for _ in range(count)]
-    return conditional + [Row(picture, False) for picture in range(len(parts))]
+    conditional = [BatchRow(picture, True) for picture, count in enumerate(parts) for _ in range(count)]
+    return conditional + [BatchRow(picture, False) for picture in range(len(parts))]

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lib_loraclr.hosts.webui.regional import WebuiRegional
-from lib_loraclr.regional.conditions import Row
+from lib_loraclr.regional.conditions import BatchRow
 from lib_loraclr.regional.port import Note
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import AttentionBlock
@@ -38,7 +38,7 @@ class ForgeRegional(WebuiRegional):
             block, number, *index = key
             wrapped = started.around(replacement)
             patcher.set_model_attn2_replace(wrapped, block, number, *index)
-        if runtime.layout.guides:
+        if runtime.region_weights.guides:
             patcher.set_model_sampler_post_cfg_function(started.guidance())
         p.sd_model.forge_objects.unet = patcher
         return started
@@ -117,7 +117,7 @@ class ForgePass:
             if not self._active or not self._guided:
                 return denoised
             scale = self._scale()
-            found = self._runtime.layout.guidance(*denoised.shape[-2:], self._progress, scale)
+            found = self._runtime.region_weights.guidance(*denoised.shape[-2:], self._progress, scale)
             if found is None:
                 return denoised
             step = given["cond_denoised"] - given["uncond_denoised"]
@@ -129,16 +129,16 @@ class ForgePass:
         hires = getattr(self._p, "is_hr_pass", False) and getattr(self._p, "hr_cfg", None)
         return float(self._p.hr_cfg if hires else self._p.cfg_scale)
 
-    def _rows(self, latents: Tensor, chunks: Sequence[int]) -> list[Row]:
+    def _rows(self, latents: Tensor, chunks: Sequence[int]) -> list[BatchRow]:
         """Rows of a call, one chunk of all pictures for every entry of `cond_or_uncond`; none if it is not ours."""
-        layout = self._runtime.layout
+        region_weights = self._runtime.region_weights
         if not self._active or not chunks or latents.shape[0] % len(chunks):
             return []
-        if tuple(latents.shape[-2:]) != (layout.height, layout.width):
+        if tuple(latents.shape[-2:]) != (region_weights.height, region_weights.width):
             self._note("Another extension cuts the picture into tiles; regions cannot act there.")
             return []
         pictures = latents.shape[0] // len(chunks)
-        return [Row(picture, chunk == 0) for chunk in chunks for picture in range(pictures)]
+        return [BatchRow(picture, chunk == 0) for chunk in chunks for picture in range(pictures)]
 
     def _block(self, options: dict[str, Any]) -> AttentionBlock | None:
         """The block that runs, from the host's own names: ("input", 4), and which transformer block of it."""

@@ -1,8 +1,18 @@
-"""Solo: in the first steps every subject is denoised as a picture of its own, cut out of the canvas.
+"""Separate denoising: in the first steps every subject is denoised as a picture of its own, cut out of the canvas.
 
 The UNet is asked once more for each crop, by its installed `forward`. While it is, the runtime of the canvas has no
 call open, and a runtime of its own holds the one region over the whole crop: so a region's LoRAs, pooled vector,
 negative and long text act as they do in any region. Where the crops leave nothing of the canvas, it is not asked.
+
+Which part of the canvas is a subject's own picture, and how the answers for these parts are put together.
+
+    out(i) = w_0(i) UNet(x, C)(i) + sum over r of w_r(i) UNet(x[crop r], C_r)(i)
+
+with the layout's own weights. A crop is the box around the cells that belong to a region, grown to a size that the
+UNet can halve as often as it does, and to no less than half the canvas's shorter side, because a model that was
+trained on whole pictures knows nothing of smaller ones. The faint end of a soft edge may stay outside of the crop;
+its weight goes to the crops that do reach there, and else to the canvas, so the weights add up to one as ever.
+(Idea: MultiDiffusion, Bar-Tal et al. 2023, and Mixture of Diffusers, Jiménez 2023.)
 """
 
 from __future__ import annotations
@@ -13,18 +23,113 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lib_loraclr.regional.conditions import RegionText, Row
-from lib_loraclr.regional.crops import Crop, Crops, crops_of, solo_acts, wants_solo
-from lib_loraclr.regional.layout import Layout
+from lib_loraclr.regional.conditions import BatchRow, RegionText
 from lib_loraclr.regional.lora import RegionDeltas
 from lib_loraclr.regional.shapes import Box
 from lib_loraclr.regional.spec import RegionalSpec
+from lib_loraclr.regional.weights import RegionWeights, base_weight
 
 if TYPE_CHECKING:
     from lib_loraclr.regional.runtime import RegionalRuntime
+
+OWN = 0.25  # share of a region's strongest cell from which on a cell is its own
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Cells [top, bottom) x [left, right) of the canvas, which are the picture of one region of the layout."""
+
+    region: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    def of(self, values: Tensor) -> Tensor:
+        """This part of (..., height, width), a view."""
+        return values[..., self.top : self.bottom, self.left : self.right]
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """The crops of one moment: `weights[k]` (height, width) of crop k, zero outside of it, `rest` the canvas's own."""
+
+    crops: tuple[Crop, ...]
+    weights: Tensor
+    rest: Tensor
+
+    @property
+    def covering(self) -> bool:
+        """Whether nothing is left for the canvas's own answer."""
+        return not bool(self.rest.any())
+
+
+def wants_separate(region_weights: RegionWeights) -> bool:
+    """Whether subjects of this layout ever are pictures of their own."""
+    return region_weights.spec.isolation.separate_until > 0 and (
+        region_weights.spec.hires.isolate or not region_weights.hires
+    )
+
+
+def separates(region_weights: RegionWeights, progress: float) -> bool:
+    """Whether they are at this moment."""
+    until = region_weights.spec.isolation.separate_until
+    return wants_separate(region_weights) and (progress < until or until >= 1.0)
+
+
+def crops_of(region_weights: RegionWeights, progress: float, reduction: int) -> Crops | None:
+    """The crops of a canvas of the layout's size; None where no region has one that is smaller than the canvas.
+
+    `reduction`: cells of the canvas, along one side, to a cell of the UNet's deepest layer.
+    """
+    if not separates(region_weights, progress):
+        return None
+    height, width = region_weights.height, region_weights.width
+    shares, gates = region_weights.unscaled(height, width), region_weights.gates(progress)
+    found = [
+        _crop(number, shares[number], reduction)
+        for number, region in enumerate(region_weights.regions)
+        if region.isolate and gates[number] > 0 and bool(shares[number].any())
+    ]
+    crops = tuple(crop for crop in found if crop.size != (height, width))
+    if not crops:
+        return None
+    weights = region_weights.at(height, width, progress)[[crop.region for crop in crops]]
+    inside = torch.zeros_like(weights)
+    for number, crop in enumerate(crops):
+        crop.of(inside[number]).copy_(crop.of(weights[number]))
+    kept, whole = inside.sum(0), weights.sum(0)
+    inside = inside * torch.where(kept > 0, whole / kept.clamp(min=1e-12), torch.ones_like(kept))
+    return Crops(crops, inside, base_weight(inside))
+
+
+def _crop(region: int, shares: Tensor, reduction: int) -> Crop:
+    own = shares >= OWN * shares.max()
+    least = (min(shares.shape) + 1) // 2
+    rows, columns = (
+        _span(own.any(axis).nonzero().flatten().tolist(), shares.shape[1 - axis], reduction, least) for axis in (1, 0)
+    )
+    return Crop(region, *rows, *columns)
+
+
+def _span(cells: list[int], side: int, reduction: int, least: int) -> tuple[int, int]:
+    """First cell and end, around `cells` in order, of a multiple of `reduction`; the whole side where that is less."""
+    used = cells[-1] + 1 - cells[0]
+    length = -(-max(used, least) // reduction) * reduction
+    if length >= side:
+        return 0, side
+    start = min(max(0, cells[0] - (length - used) // 2), side - length)
+    return start, start + length
+
 
 WHOLE = Box(0.0, 0.0, 1.0, 1.0)
 LATENT_NAMES = ("x", "sample")
@@ -41,13 +146,13 @@ class _Turn:
     """One call of the UNet: what it was asked, and what is open while the first crop stands in for the canvas."""
 
     crops: Crops
-    rows: Sequence[Row]
+    rows: Sequence[BatchRow]
     inputs: tuple[Any, ...]
     named: dict[str, Any]
     opened: ExitStack = field(default_factory=ExitStack)
 
 
-class Solo:
+class SeparateDenoising:
     """The hooks on the UNet itself, for the `runtime` of a canvas."""
 
     def __init__(self, runtime: RegionalRuntime) -> None:
@@ -61,9 +166,9 @@ class Solo:
         self._texts: dict[int, list[list[RegionText]]] = {}
 
     def install(self, loras: RegionDeltas | None) -> list[RemovableHandle]:
-        """Hook the UNet; nothing where the layout wants no solo."""
+        """Hook the UNet; nothing where the layout does not want it."""
         unet = self._runtime.sites.unet
-        if unet is None or not wants_solo(self._runtime.layout):
+        if unet is None or not wants_separate(self._runtime.region_weights):
             return []
         self._loras = loras
         return [
@@ -85,12 +190,12 @@ class Solo:
             cache.clear()
 
     def _before(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        rows, layout = self._runtime.rows, self._runtime.layout
+        rows, region_weights = self._runtime.rows, self._runtime.region_weights
         crops = None if rows is None else self._crops_now()
         if rows is None or crops is None:
             return None
         latents = _latents(inputs, named)
-        if latents.shape[0] != len(rows) or tuple(latents.shape[-2:]) != (layout.height, layout.width):
+        if latents.shape[0] != len(rows) or tuple(latents.shape[-2:]) != (region_weights.height, region_weights.width):
             return None
         obstacle = _obstacle(module, [value for value in (*inputs, *named.values()) if value is not latents])
         if obstacle is not None:
@@ -126,7 +231,7 @@ class Solo:
         return _like(output, mixed)
 
     @contextmanager
-    def _alone(self, crop: Crop, rows: Sequence[Row]) -> Generator[None]:
+    def _alone(self, crop: Crop, rows: Sequence[BatchRow]) -> Generator[None]:
         """Scope of one crop's call: the region over the whole of it, and no other."""
         child, loras = self._child(crop)
         texts = self._texts_of(crop.region)
@@ -143,14 +248,14 @@ class Solo:
 
     def _child(self, crop: Crop) -> tuple[RegionalRuntime, RegionDeltas | None]:
         if crop not in self._children:
-            spec, region = self._runtime.layout.spec, self._runtime.layout.regions[crop.region]
+            spec, region = self._runtime.region_weights.spec, self._runtime.region_weights.regions[crop.region]
             alone = replace(region, shape=WHOLE, strength=1.0, feather=0.0, steps=(0.0, 1.0), cfg=None)
-            layout = Layout(RegionalSpec(regions=(alone,), pooled=spec.pooled), *crop.size)
+            region_weights = RegionWeights(RegionalSpec(regions=(alone,), pooled=spec.pooled), *crop.size)
             loras = self._loras
             if loras is not None:
                 own = loras.deltas[crop.region]
                 loras = RegionDeltas([own], loras.modules) if own else None
-            self._children[crop] = type(self._runtime)(layout, self._runtime.sites), loras
+            self._children[crop] = type(self._runtime)(region_weights, self._runtime.sites), loras
         return self._children[crop]
 
     def _texts_of(self, region: int) -> list[list[RegionText]]:
@@ -164,10 +269,10 @@ class Solo:
         return self._texts[region]
 
     def _crops_now(self) -> Crops | None:
-        layout, progress = self._runtime.layout, self._runtime.progress
-        key = (float(solo_acts(layout, progress)), *layout.gates(progress))
+        region_weights, progress = self._runtime.region_weights, self._runtime.progress
+        key = (float(separates(region_weights, progress)), *region_weights.gates(progress))
         if key not in self._crops:
-            self._crops[key] = crops_of(layout, progress, self._runtime.sites.reduction)
+            self._crops[key] = crops_of(region_weights, progress, self._runtime.sites.reduction)
         return self._crops[key]
 
 

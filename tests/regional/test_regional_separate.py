@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 from lib_loraclr.core.deltas import LowRank
 from lib_loraclr.regional.conditions import Encoded, RegionText
-from lib_loraclr.regional.crops import Crop, crops_of
-from lib_loraclr.regional.layout import Layout
 from lib_loraclr.regional.lora import RegionDeltas
 from lib_loraclr.regional.runtime import RegionalRuntime
+from lib_loraclr.regional.separate import Crop, crops_of
 from lib_loraclr.regional.sites import find_sites
+from lib_loraclr.regional.weights import RegionWeights
 
 HALVES = [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
 NEGATIVE, BASE, ANNA, BEN, FOG = text(10), text(20), text(30), text(40, 12), text(50)
 TEXTS = [RegionText(ANNA), RegionText(BEN, FOG)]
 
 
-def solo_of(boxes: Boxes, height: int = 8, width: int = 16, solo: float = 1.0, **fields: Any) -> Layout:
+def solo_of(boxes: Boxes, height: int = 8, width: int = 16, solo: float = 1.0, **fields: Any) -> RegionWeights:
     return layout_of(boxes, height, width, isolation={"separate_until": solo}, **fields)
 
 
-def found(layout: Layout, reduction: int = 1, progress: float = 0.0) -> list[tuple[int, ...]]:
+def found(layout: RegionWeights, reduction: int = 1, progress: float = 0.0) -> list[tuple[int, ...]]:
     crops = crops_of(layout, progress, reduction)
     return [] if crops is None else [(c.region, c.top, c.bottom, c.left, c.right) for c in crops.crops]
 
@@ -69,15 +69,15 @@ def test_only_regions_that_are_on_act_now_and_want_it_are_cut_out() -> None:
 @pytest.mark.parametrize("isolate", [True, False])
 def test_the_high_resolution_pass_has_its_own_switch(isolate: bool) -> None:
     spec = layout_of(HALVES, isolation={"separate_until": 1}, hires={"isolate": isolate}).spec
-    assert (crops_of(Layout(spec, 16, 32, hires=True), 0.0, 1) is not None) == isolate
-    assert crops_of(Layout(spec, 16, 32), 0.0, 1) is not None
+    assert (crops_of(RegionWeights(spec, 16, 32, hires=True), 0.0, 1) is not None) == isolate
+    assert crops_of(RegionWeights(spec, 16, 32), 0.0, 1) is not None
 
 
 def test_the_faint_end_of_a_soft_edge_belongs_to_whoever_reaches_there() -> None:
     """Soft by an eighth of 8 cells: from 1/2 to 0 in half a cell beyond the edge, so cell 8 is Anna's by 1/8."""
     for boxes in (HALVES, HALVES[:1]):
         layout = solo_of(boxes, feather=0.125)
-        assert layout.weights(8, 16, 0.0)[0, 0, 8].item() == pytest.approx(0.125, abs=1e-6)
+        assert layout.at(8, 16, 0.0)[0, 0, 8].item() == pytest.approx(0.125, abs=1e-6)
         crops = crops_of(layout, 0.0, 8)
         assert crops is not None
         assert crops.crops[0] == Crop(0, 0, 8, 0, 8)
@@ -270,7 +270,7 @@ def test_what_does_not_fit_a_crop_makes_solo_stand_aside_once() -> None:
     unet.requires_grad_(False)
     run, contexts = Run(unet, 8, 16), torch.stack([NEGATIVE.at(0), BASE.at(0)])
 
-    def call(layout: Layout, *hints: Tensor) -> tuple[Tensor, list[str]]:
+    def call(layout: RegionWeights, *hints: Tensor) -> tuple[Tensor, list[str]]:
         runtime, outputs = RegionalRuntime(layout, find_sites(unet)), []
         with runtime.installed():
             runtime.begin_step(0.0, [TEXTS])

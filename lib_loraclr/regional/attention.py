@@ -5,21 +5,90 @@
 A(q, C) is the layer's own attention with its output projection; because the weights add up to one, mixing after that
 projection is the same as before it. Each region is asked only for the tokens where its weight is above zero.
 (Mix-of-Show, Gu et al. 2023, region-aware cross-attention, with soft weights in place of boxes.)
+
+The layer's installed `forward` is called once more for other tokens and another text, whatever the host calls them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lib_loraclr.regional.conditions import Call, RowIndex, Share, row_index
-from lib_loraclr.regional.layout import base_weight
+from lib_loraclr.regional.conditions import Call, RegionRows, RowIndex, row_index
+from lib_loraclr.regional.weights import base_weight
+
+CONTEXT_NAMES = ("context", "encoder_hidden_states")
+MASK_NAMES = ("mask", "attention_mask")
+
+
+def queries_of(inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+    """The first argument of an attention call: (b, n, c)."""
+    return inputs[0] if inputs else named[_present(named, ("x", "hidden_states"))]
+
+
+def context_of(inputs: tuple[Any, ...], named: dict[str, Any]) -> Tensor | None:
+    """The text that was attended to; None in self-attention."""
+    if len(inputs) > 1:
+        return inputs[1]
+    return next((named[name] for name in CONTEXT_NAMES if named.get(name) is not None), None)
+
+
+def attend(
+    module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], queries: Tensor, context: Tensor
+) -> Tensor:
+    """`module.forward` as it was called, with these queries and this context. No hook of the module itself fires.
+
+    A separate `value` becomes the context too, and masks, which belong to other tokens, are dropped.
+    """
+    arguments, keywords = rephrased(inputs, named, queries, context)
+    for name in MASK_NAMES:
+        if keywords.get(name) is not None:
+            keywords[name] = None
+    return module.forward(*arguments, **keywords)
+
+
+def rephrased(
+    inputs: tuple[Any, ...], named: dict[str, Any], queries: Tensor, context: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an attention call with other queries and another context, which is the `value` as well."""
+    arguments, keywords = list(inputs), dict(named)
+    if arguments:
+        arguments[0] = queries
+    else:
+        keywords[_present(named, ("x", "hidden_states"))] = queries
+    if len(arguments) > 1:
+        arguments[1] = context
+    else:
+        keywords[_present(named, CONTEXT_NAMES)] = context
+    if keywords.get("value") is not None:
+        keywords["value"] = context
+    return tuple(arguments), keywords
+
+
+def divisible(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether a layer may be called for a part of its rows and tokens without anybody noticing.
+
+    Not where another extension has put its own `forward` or hooks on it, which may count rows, and not where a mask or
+    a separate value came with the call. One hook of each kind is the regional runtime's own.
+    """
+    own = vars(module)
+    alone = "forward" not in own and len(own["_forward_hooks"]) == len(own["_forward_pre_hooks"]) == 1
+    extra = named.get("value") is not None or any(named.get(name) is not None for name in MASK_NAMES)
+    return alone and not extra and len(inputs) <= 2 and context_of(inputs, named) is not None
+
+
+def _present(named: dict[str, Any], names: tuple[str, ...]) -> str:
+    return next((name for name in names if name in named), names[0])
+
 
 WORTH_IT = 0.9  # a larger share of the layer's own answer is computed whole
-Attend = Callable[[Share, Tensor, Tensor, "Tensor | None"], Tensor]  # share, queries, context, tokens -> answer
+AttendRegion = Callable[
+    [RegionRows, Tensor, Tensor, "Tensor | None"], Tensor
+]  # group, queries, context, tokens -> answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +146,13 @@ def needed(used: Tensor) -> Part | None:
 
 
 def mix(
-    call: Call, layer: int, weights: LayerWeights, base: BaseWeights, queries: Tensor, output: Tensor, attend: Attend
+    call: Call,
+    layer: int,
+    weights: LayerWeights,
+    base: BaseWeights,
+    queries: Tensor,
+    output: Tensor,
+    attend_region: AttendRegion,
 ) -> Tensor:
     """A layer's new output (b, n, c) from its `output` with the picture's own prompt, whole or only `base.part` of it.
 
@@ -85,18 +160,18 @@ def mix(
     may round differently, and such a region must be the plain prompt to the last bit.
     """
     mixed = weighted(output, base, queries)
-    for share in call.shares:
-        tokens = weights.tokens[share.region]
+    for group in call.groups:
+        tokens = weights.tokens[group.region]
         if tokens is not None and not len(tokens):
             continue
-        if weights.sole[share.region]:
-            answer = attend(share, queries, share.whole(layer, queries), None)[share.rows]
+        if weights.sole[group.region]:
+            answer = attend_region(group, queries, group.whole(layer, queries), None)[group.rows]
         else:
-            answer = attend(share, pick(queries, share.rows, tokens), share.context(layer, queries), tokens)
-        weight = weights.values[share.region]
+            answer = attend_region(group, pick(queries, group.rows, tokens), group.context(layer, queries), tokens)
+        weight = weights.values[group.region]
         if tokens is not None:
             weight = weight[tokens]
-        put(mixed, share.rows, tokens, answer * weight[None, :, None])
+        put(mixed, group.rows, tokens, answer * weight[None, :, None])
     return mixed
 
 
