@@ -3,10 +3,10 @@
     python benchmarks/ablation.py              every value, three draws of eight characters; goes on after a stop
     python benchmarks/ablation.py --reduced    three values an option, one draw of four, four pictures a concept
 
-Options of the solve are compared as solved, without the distillation that would make up for them; `distill` (steps a
-LoRA), `distilled weight` (of the push, 0 is gradient fusion) and `distilled text_steps` with it. Writes
-DIR/ablation.json after every unit: the rows of fidelity.json with `parameter` and `value` (null: the default), and at
-the end one curve per parameter (PNG) and DIR/ablation.html.
+Options of the solve are compared as solved, without the distillation that would make up for them;
+`distill_steps_per_lora`, `distilled weight` (of the push, 0 is gradient fusion) and `distilled
+text_encoder_slowdown_after` with it. Writes DIR/ablation.json after every unit: the rows of fidelity.json with
+`parameter` and `value` (null: the default), and at the end one curve per parameter (PNG) and DIR/ablation.html.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "margin": (0.5, 1.0, 1.2, 1.4, 1.5, 1.6, 1.8, 2.0),
     "weight": (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
     "against": ("nearest", "all"),
-    "shrink": (0.0, 0.001, 0.01, 0.1),
-    "anchor": (0.0, 0.05, 0.1, 0.2, 0.4, 1.0),
+    "norm_penalty": (0.0, 0.001, 0.01, 0.1),
+    "prior_preservation": (0.0, 0.05, 0.1, 0.2, 0.4, 1.0),
     "ridge": (1e-5, 1e-4, 1e-3, 1e-2),
     "weighting": ("equal", "relative"),
     "balance": (0, 3, 8),
@@ -40,9 +40,9 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "sampling_steps": (3, 5, 10, 20),
     "prompts": (1, 2, 4, 8),
     "rank": ("exact", "4", "8", "16", "32", "energy=0.99", "energy=0.95"),
-    "distill": (0, 25, 50, 100, 200),
+    "distill_steps_per_lora": (0, 25, 50, 100, 200),
     "distilled weight": (0.0, 1.0),
-    "distilled text_steps": (0, 200, 400, 800),
+    "distilled text_encoder_slowdown_after": (0, 200, 400, 800),
 }
 REDUCED_VALUES = {name: values[:: max(1, len(values) // 2)] for name, values in VALUES.items()}
 COUNT, REDUCED_COUNT = 8, 4
@@ -53,10 +53,10 @@ def way_of(parameter: str, value: Any) -> Way:
     """The contrastive merge with one thing changed; as it is where the value is its default."""
     if not parameter.startswith("distill") and value == default_of(parameter):
         return Way(METHOD)
-    if parameter == "distill":
-        return Way(METHOD, {parameter: value}, preset="best") if value else Way(METHOD)
+    if parameter == "distill_steps_per_lora":
+        return Way(METHOD, {parameter: value}, preset="distilled") if value else Way(METHOD)
     if parameter.startswith("distilled "):
-        return Way(METHOD, {parameter.removeprefix("distilled "): value}, preset="best")
+        return Way(METHOD, {parameter.removeprefix("distilled "): value}, preset="distilled")
     if parameter in ("rank", "inputs"):
         return replace(Way(METHOD), **{parameter: value})
     return Way(METHOD, {parameter: value})

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.labels import label
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT = ("gradient-fusion", {"preset": "best"})
+DEFAULT = ("gradient-fusion", {"preset": "distilled"})
 SINGLE = ("single", {})
 PUBLISHED = ("gradient-fusion", {"published": True})
 SHARES = (
@@ -89,7 +89,7 @@ def _ahead(rows: Rows, n: int, distilled: bool) -> Goal:
         way = (method, json.loads(text))
         theirs = values(rows, way, n, "identity_cosine")
         shared = sorted(mine.keys() & theirs.keys())
-        if way in (SINGLE, DEFAULT) or not shared or (way[1].get("preset") == "best") != distilled:
+        if way in (SINGLE, DEFAULT) or not shared or (way[1].get("preset") == "distilled") != distilled:
             continue
         leads = [mine[draw] - theirs[draw] for draw in shared]
         lead, spread = statistics.fmean(leads), statistics.stdev(leads) if len(leads) > 1 else 0.0

@@ -13,12 +13,12 @@ NAMES = {method.name: method.label for method in METHODS.values()} | {
 }  # fmt: skip
 SHORT = {
     ("gradient-fusion", "published True"): "gradient fusion, as published",
-    ("gradient-fusion", "preset best"): "gradient fusion, distilled (default)",
-    ("contrastive", "preset best"): "contrastive, distilled",
+    ("gradient-fusion", "preset distilled"): "gradient fusion, distilled (default)",
+    ("contrastive", "preset distilled"): "contrastive, distilled",
     ("loraclr", "precision fp32"): "LoRACLR, float32",
     ("loraclr", "precision fp16"): "LoRACLR, as its program runs",
 }
-VARIANT = ("anchor", "weight")  # options that make a way a variant, which main tables leave out
+VARIANT = ("prior_preservation", "weight")  # options that make a way a variant, which main tables leave out
 
 
 def label(method: str, options: Mapping[str, Any]) -> str:

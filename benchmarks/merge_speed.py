@@ -150,7 +150,7 @@ def solve_ours(layer: Layer, count: int, method: str) -> tuple[Tensor, float, fl
         moments.append(moment)
         deltas.append(delta)
     problem = LayerProblem(layer.family, LayerShape(layer.out, layer.size), deltas, Statistics(moments))
-    given: dict[str, Any] = {"published": True} if method == "gradient-fusion" else {"anchor": 0.0}
+    given: dict[str, Any] = {"published": True} if method == "gradient-fusion" else {"prior_preservation": 0.0}
     options = complete_options(method, given)
     with exact_float32():
         merged, seconds = timed(lambda: get_method(method).solve(problem, options).delta)

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(counts=[COUNT], pictures=PICTURES, methods=["gradient-fusion"])
     given = parser.parse_args(arguments)
     study = open_study(given)
-    ways = [Way(method, preset=preset) for method in given.methods for preset in ("full", "best")]
+    ways = [Way(method, preset=preset) for method in given.methods for preset in ("layerwise", "distilled")]
     with study.world.host.ready():
         rows = parts(study, ways, given.counts[0], results_of(given))
     study.progress.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -14,14 +14,16 @@ from benchmarks.published import Loraclr, by_lbfgs, merge_published
 from benchmarks.world import World
 from lib_loraclr.core.deltas import Delta, stack
 from lib_loraclr.core.methods import get_method
+from lib_loraclr.distill import DistillSettings
 from lib_loraclr.formats.weighted import host_shapes, read_files, weighted_deltas
-from lib_loraclr.merging.config import config_of
-from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions
+from lib_loraclr.merging.config import JOB_OPTIONS, config_of
+from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, OLD_PRESETS, LoraChoice, MergeOptions
 from lib_loraclr.merging.pipeline import merge
 from lib_loraclr.model import Progress
+from lib_loraclr.options import Field, fields_of
 
 MODEL_FREE = ("sum", "average", "svd", "ties", "dare", "knots")
-SWITCHES: dict[str, tuple[Any, Any]] = {"anchor": (0.0, 0.1), "rounds": (0, 3), "balance": (0, 5)}
+SWITCHES: dict[str, tuple[Any, Any]] = {"prior_preservation": (0.0, 0.1), "rounds": (0, 3), "balance": (0, 5)}
 Updates = Mapping[str, Delta]
 
 
@@ -37,14 +39,14 @@ class Way:
     options: Mapping[str, Any] = field(default_factory=dict)
     main: bool = True
     rank: str = "exact"
-    preset: str = "full"
+    preset: str = "layerwise"
     inputs: str = "aggregated"
 
     @property
     def shown(self) -> dict[str, Any]:
         """The options as rows have them."""
         extra = {} if self.rank == "exact" else {"rank": self.rank}
-        extra |= {} if self.preset == "full" else {"preset": self.preset}
+        extra |= {} if self.preset == "layerwise" else {"preset": self.preset}
         return {**self.options, **extra, **({} if self.inputs == "aggregated" else {"inputs": self.inputs})}
 
     @property
@@ -58,12 +60,25 @@ class Way:
             return {"method": self.method, **self.shown}
         options = MergeOptions((LoraChoice(Path("x")),), Path("x"), method=self.method, option=dict(self.options))
         plan = config_of(replace(options, preset=self.preset))
-        complete = dict(plan.options.option)
-        for name in ("distill", "text_steps"):
-            complete.pop(name, None)
-        if plan.distill.steps:
-            complete["distill"] = asdict(plan.distill)
-        return {"method": self.method, **complete, "rank": self.rank, "preset": self.preset, "inputs": self.inputs}
+        complete = {name: value for name, value in plan.options.option.items() if name not in LEARNING}
+        complete = _first_names([*plan.method.options, *JOB_OPTIONS], complete)
+        complete |= RETIRED.get(self.method, {})
+        if plan.distill.total_steps:
+            fields = fields_of(DistillSettings).values()
+            complete["distill"] = _first_names(fields, asdict(plan.distill))
+        preset = {new: old for old, new in OLD_PRESETS.items()}.get(self.preset, self.preset)
+        return {"method": self.method, **complete, "rank": self.rank, "preset": preset, "inputs": self.inputs}
+
+
+# what is named in the identity although it is no option any more: units from when it was one are found
+RETIRED = {"gradient-fusion": {"metric": "output"}, "contrastive": {"metric": "output", "negatives": "swap"}}
+LEARNING = ("distill_steps_per_lora", "text_encoder_slowdown_after")
+
+
+def _first_names(fields: Iterable[Field], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values by the first names that their options had: a unit that was measured then is found under them."""
+    first = {field.name: (*field.aliases, field.name)[0] for field in fields}
+    return {first.get(name, name): value for name, value in values.items()}
 
 
 PUBLISHED = {"published": True}

@@ -2,7 +2,7 @@
 
     python miniature/demo.py [--pictures N]
 
-Writes into outputs/: merged.safetensors; for comparison merged-full.safetensors (the preset full) and
+Writes into outputs/: merged.safetensors; for comparison merged-full.safetensors (the preset layerwise) and
 gradient-fusion.safetensors (as published); merged.report.json, merged.report.html, demo.png (the grid) and demo.json
 (the figures behind it).
 """
@@ -40,7 +40,7 @@ from miniature.measure import IdentityMetric  # noqa: E402
 
 BATCH_SIZE = 16  # the README's figures were measured with it
 SEED = 1000
-COLUMNS = ("single LoRA", "stacked sum", "gradient fusion\nas published", "preset full", "our default")
+COLUMNS = ("single LoRA", "stacked sum", "gradient fusion\nas published", "preset layerwise", "our default")
 MUTE = (96, 104, 115)
 INK = (28, 33, 40)
 
@@ -220,7 +220,7 @@ features, and then it learned what each LoRA makes the whole model predict (dist
 The table compares {demo.pictures} pictures a character and way with the character's references: 1 is the same person,
 0 a stranger. Stacking all LoRAs in one prompt leaves {stacked["cosine"]:.2f}; the merged file has \
 {ours["cosine"]:.2f} of the single LoRAs' {single["cosine"]:.2f}, that is
-{ours["cosine"] / single["cosine"]:.0%}; without the distillation (preset full) it would be \
+{ours["cosine"] / single["cosine"]:.0%}; without the distillation (preset layerwise) it would be \
 {full["cosine"] / single["cosine"]:.0%}.
 Whole demo: {seconds / 60:.1f} minutes.
 
@@ -258,9 +258,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         outcome = demo.merge("merged", DEFAULT_METHOD, {}, preset=DEFAULT_PRESET, report=True)
         print("The same without distillation, for comparison …", flush=True)
-        full = demo.merge("merged-full", DEFAULT_METHOD, {}, preset="full")
+        full = demo.merge("merged-full", DEFAULT_METHOD, {}, preset="layerwise")
         print("Gradient fusion as published, for comparison …", flush=True)
-        published = demo.merge("gradient-fusion", "gradient-fusion", {"published": True}, preset="full")
+        published = demo.merge("gradient-fusion", "gradient-fusion", {"published": True}, preset="layerwise")
         print(f"Painting {len(demo.concepts) * len(COLUMNS) * demo.pictures} pictures …", flush=True)
         rows = demo.all_cells(published.out, full.out, outcome.out)
     except LoraclrError as error:

@@ -29,13 +29,13 @@ class Passes(NamedTuple):
         if plan.samples and capture.preset == "full":
             a_round = capture.steps * (concepts * capture.prompts + capture.neutral_prompts)
             teachers = a_round + capture.steps * concepts * capture.held_out_prompts
-        if distill.steps:
+        if distill.total_steps:
             asked = evaluation_settings(distill)
             lessons, questions = (
                 (concepts * one.pictures + one.neutral) * (2 * capture.steps + one.levels) for one in (distill, asked)
             )
             exam = questions + (concepts + 1) * (concepts * asked.pictures + asked.neutral) * asked.levels
-            learning = 3 * distill.steps * distill.rows
+            learning = 3 * distill.total_steps * distill.batch_size
         return cls(teachers, a_round, exam, lessons, learning)
 
     def watched(self, rounds: int) -> int:
@@ -55,7 +55,7 @@ def expected_phases(plan: MergeConfig) -> list[tuple[Phase, float]]:
     if plan.samples:
         phases += [(Phase.LOAD, LOAD), (Phase.WATCH, passes.teachers + TEXT_ROUND)]
         phases += [(Phase.SOLVE, SOLVE), (Phase.WATCH, passes.round + TEXT_ROUND)] * plan.rounds
-    if plan.distill.steps:
+    if plan.distill.total_steps:
         phases += [(Phase.SOLVE, SOLVE), (Phase.EVALUATE, passes.exam), (Phase.DRAW, passes.lessons)]
         phases += [(Phase.LEARN, passes.learning)]
     return [*phases, (Phase.SOLVE, SOLVE), (Phase.WRITE, WRITE)]

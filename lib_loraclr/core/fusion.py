@@ -55,11 +55,11 @@ def concept_weights(span: Span, deltas: Sequence[Delta | None], statistics: Stat
     return weights / total if float(total) > 0 else torch.full_like(weights, 1.0 / len(weights))
 
 
-def regulariser(span: Span, statistics: Statistics, gram: Tensor, anchor: float, ridge: float) -> Tensor:
-    """mu C_0 + ridge * mean(diag(G)) I (in, in), float64, with mu = `anchor` for concept weights that sum to 1."""
+def regulariser(span: Span, statistics: Statistics, gram: Tensor, prior_preservation: float, ridge: float) -> Tensor:
+    """mu C_0 + ridge * mean(diag(G)) I (in, in), float64, mu = `prior_preservation`, for weights of sum 1."""
     penalty = torch.zeros_like(gram)
-    if statistics.neutral is not None and anchor > 0:
-        penalty.add_(next(grams([statistics.neutral], span.device)), alpha=anchor)
+    if statistics.neutral is not None and prior_preservation > 0:
+        penalty.add_(next(grams([statistics.neutral], span.device)), alpha=prior_preservation)
     mean = float(gram.diagonal().mean() + penalty.diagonal().mean())
     penalty.diagonal().add_(ridge * mean)
     return penalty
@@ -75,16 +75,20 @@ def weighted_system(span: Span, statistics: Statistics, weights: Tensor) -> tupl
     return left, right
 
 
-def fuse(span: Span, statistics: Statistics, weights: Tensor, anchor: float, ridge: float) -> Tensor:
+def fuse(span: Span, statistics: Statistics, weights: Tensor, prior_preservation: float, ridge: float) -> Tensor:
     """Coordinates (q, in) of the minimum of J."""
     gram, right = weighted_system(span, statistics, weights)
-    return solve_spd(gram + regulariser(span, statistics, gram, anchor, ridge), right)
+    return solve_spd(gram + regulariser(span, statistics, gram, prior_preservation, ridge), right)
 
 
-def activation_gram(statistics: Statistics | None, device: torch.device | str, anchor: float = 0.2) -> Tensor | None:
-    """The metric in which a merged layer is truncated: mean of the C_i plus `anchor` C_0 (in, in); None without any."""
+def activation_gram(
+    statistics: Statistics | None, device: torch.device | str, prior_preservation: float = 0.2
+) -> Tensor | None:
+    """The metric in which a merged layer is truncated: mean C_i + `prior_preservation` C_0 (in, in), or None."""
     if statistics is None or not statistics.concepts:
         return None
     place = torch.device(device)
     total = sum(grams(statistics.concepts, place), torch.zeros((), dtype=torch.float64)) / len(statistics.concepts)
-    return total if statistics.neutral is None else total + anchor * next(grams([statistics.neutral], place))
+    return (
+        total if statistics.neutral is None else total + prior_preservation * next(grams([statistics.neutral], place))
+    )

@@ -18,12 +18,16 @@ class DistillSettings:
     Raises InputError "bad-option" with the attribute's name as key.
     """
 
-    steps: int = option(0, "Steps of descent; 0 is no distillation.", 0)
-    text_steps: int = option(400, "Preset best: in more steps the text encoder learns slower.", 0, 100000,
-                             group=DISTILLATION)  # fmt: skip
+    total_steps: int = option(
+        0, "Steps of descent for all LoRAs together; 0 is no distillation.", 0, aliases=("steps",)
+    )
+    text_encoder_slowdown_after: int = option(
+        400, "Preset distilled: in more steps than these, of all LoRAs together, the text encoder learns slower.",
+        0, 100000, group=DISTILLATION, aliases=("text_steps",),
+    )  # fmt: skip
     rate: float = option(0.03, "First step of every factor, as a share of its root mean square.", 0.0)
-    rows: int = option(12, "Predictions compared in a step.", 1)
-    neutral_every: int = option(4, "Every so many rows one is of the model without a LoRA.", 1)
+    batch_size: int = option(12, "Predictions compared in a step.", 1, aliases=("rows",))
+    neutral_every: int = option(4, "Every so many predictions one is of the model without a LoRA.", 1)
     pictures: int = option(16, "Pictures drawn by each single LoRA.", 0)
     neutral: int = option(32, "Pictures drawn by the model alone.", 0)
     levels: int = option(16, "How often each picture is noised.", 1)

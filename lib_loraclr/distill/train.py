@@ -49,7 +49,7 @@ def distill(
     *,
     seed: int = 0,
 ) -> Distilled:
-    """Adam from `start` on `settings.steps` batches of the dataset, concepts and neutral rows in fixed shares.
+    """Adam from `start` on `settings.total_steps` batches of the dataset, concepts and neutral rows in fixed shares.
 
     Call it inside `host.ready()`. Whatever `progress` raises to cancel passes through; hooks are gone afterwards, and
     the model's weights are never touched. Where the memory does not suffice, a step is made in halves of its rows.
@@ -57,19 +57,19 @@ def distill(
     """
     student = Student(host.layers(), start, host.info.device)
     weights = loss_weights(host.sqrt_alphas_cumprod())
-    order, micro_batch_size, losses = _Order(dataset.groups, settings, seed), settings.rows, list[float]()
+    order, micro_batch_size, losses = _Order(dataset.groups, settings, seed), settings.batch_size, list[float]()
     factors, sizes = student.parameters(), learning_rates(student, settings)
     adam = torch.optim.Adam([{"params": [f], "lr": s} for f, s in zip(factors, sizes, strict=True)], betas=(0.9, 0.99))
     scale = LossScale(host.info.dtype)
     with exact_float32(), torch.enable_grad(), student.acting():
-        for step in range(settings.steps):
+        for step in range(settings.total_steps):
             rows = order.next()
             loss, micro_batch_size = _backward(host, dataset, rows, weights, micro_batch_size, adam, scale.value)
             losses.append(loss)
             if step == 0:
                 _check_reach(student)
             for group, size in zip(adam.param_groups, sizes, strict=True):
-                group["lr"] = size * min(1.0, (step + 1) / WARM_UP) * (1 - step / settings.steps)
+                group["lr"] = size * min(1.0, (step + 1) / WARM_UP) * (1 - step / settings.total_steps)
             if scale.undo(factors):
                 adam.step()
             progress.step(f"{loss:.4f}")
@@ -78,7 +78,7 @@ def distill(
 
 def learning_rates(student: Student, settings: DistillSettings) -> list[float]:
     """Of every factor, in the order of `student.parameters()`: its root mean square times the rate of its part."""
-    text = settings.rate * min(1.0, settings.text_steps / max(1, settings.steps))
+    text = settings.rate * min(1.0, settings.text_encoder_slowdown_after / max(1, settings.total_steps))
     rates: list[float] = []
     for name, pair in student.factors.items():
         rate = text if name.startswith("text_encoder") else settings.rate
@@ -130,7 +130,7 @@ class _Order:
         """Rows of one step."""
         concepts = len(self.groups) - 1  # the last group is the model without a LoRA
         rows: list[int] = []
-        for place in range(self.settings.rows):
+        for place in range(self.settings.batch_size):
             if concepts and place % self.settings.neutral_every:
                 rows.append(self._draw(self.turn % concepts))
                 self.turn += 1

@@ -21,7 +21,14 @@ from lib_loraclr.options import Field, as_value, by_name, complete, fields_of, n
 # Options of the watching and the learning that a user sees, beside those of the method.
 JOB_OPTIONS: tuple[Field, ...] = (
     *(field for field in fields_of(CaptureSettings).values() if field.group),
-    Field("distill", 100, "Preset best: steps a LoRA in which the merge learns what each one predicts.", 0, 10000),
+    Field(
+        "distill_steps_per_lora",
+        100,
+        "Preset distilled: steps a LoRA in which the merge learns what each one predicts.",
+        0,
+        10000,
+        aliases=("distill",),
+    ),
     *(field for field in fields_of(DistillSettings).values() if field.group),
 )
 
@@ -75,9 +82,9 @@ def config_of(options: MergeOptions) -> MergeConfig:
         seed=options.seed,
         **_attributes(CaptureSettings, job),
     )
-    learns = options.preset == "best" and method.needs_statistics
-    steps = int(job["distill"]) * len(options.lora) if learns else 0
-    distillation = DistillSettings(steps=steps, **_attributes(DistillSettings, job))
+    learns = options.preset == "distilled" and method.needs_statistics
+    steps = int(job["distill_steps_per_lora"]) * len(options.lora) if learns else 0
+    distillation = DistillSettings(total_steps=steps, **_attributes(DistillSettings, job))
     recorded = {field.name: as_value(field, job[field.name]) for field in JOB_OPTIONS}
     return MergeConfig(
         replace(options, option={**complete_method, **(recorded if method.needs_statistics else {})}),

@@ -1,4 +1,4 @@
-"""The preset best: what the merged LoRA learns from the single ones, through the whole model.
+"""The preset distilled: what the merged LoRA learns from the single ones, through the whole model.
 
 It starts from gradient fusion, which knows neither margin nor rank, and is added to the method's solution as a
 difference. So it is learned once for the same LoRAs, and a merge with another margin or rank finds it in the cache.
@@ -51,7 +51,7 @@ class Distillation:
 
 def distil(context: MergeContext, captured: CapturedInputs) -> Distillation:
     """Distil, or find what an earlier merge of the same LoRAs has learned; the host is as before."""
-    if not context.config.distill.steps:
+    if not context.config.distill.total_steps:
         return Distillation()
     with context.timing("solve"):
         start = solve_student(context, captured.all, "start of the distillation")
@@ -88,7 +88,7 @@ def _learned(context: MergeContext, start: Mapping[str, Delta]) -> tuple[Mapping
         if update is None:
             progress.phase(Phase.DRAW, sampled_steps(len(concepts), settings, config.capture))
             dataset = build_dataset(host, concepts, settings, config.capture, progress)
-            progress.phase(Phase.LEARN, settings.steps)
+            progress.phase(Phase.LEARN, settings.total_steps)
             distilled = distill(host, start, dataset, settings, progress, seed=config.options.seed)
             progress.message(_about(distilled))
             update = distilled.deltas
@@ -136,7 +136,8 @@ def _cache_keys(context: MergeContext) -> _CacheKeys:
     capture = {name: value for name, value in asdict(config.capture).items() if name not in UNSEEN}
     seen = [model.weights, str(model.dtype), loras, capture]
     # as many text steps as steps, or more, do nothing
-    learning = replace(config.distill, text_steps=min(config.distill.text_steps, config.distill.steps))
+    slowdown = min(config.distill.text_encoder_slowdown_after, config.distill.total_steps)
+    learning = replace(config.distill, text_encoder_slowdown_after=slowdown)
     pictures = (learning.exam, learning.exam_levels, learning.cfg_scale)
     return _CacheKeys(
         digest("distilled", *seen, config.student_options, config.rounds, asdict(learning), config.options.seed),

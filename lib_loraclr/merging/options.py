@@ -19,8 +19,14 @@ from lib_loraclr.core.methods import METHODS
 from lib_loraclr.options import Field, FieldReader, as_json, option, resolve
 
 OPTIONS_VERSION = 1
-PRESETS = {"best": "Best", "full": "Full", "text": "Text", "instant": "Instant"}  # name -> what a control calls it
-DEFAULT_PRESET = "best"
+PRESETS = {
+    "distilled": "Distilled",
+    "layerwise": "Layer-wise",
+    "text": "Text",
+    "instant": "Instant",
+}  # name -> what a control calls it
+OLD_PRESETS = {"best": "distilled", "full": "layerwise"}  # of version 0.1.0
+DEFAULT_PRESET = "distilled"
 DTYPES = ("fp16", "bf16", "fp32")
 DEFAULT_METHOD = "gradient-fusion"
 DEFAULT_MODEL_FREE_METHOD = "sum"
@@ -115,10 +121,10 @@ class MergeOptions:
     )
     method: str = option(DEFAULT_METHOD, f"One of {', '.join(METHODS)}.", title="Method", group=CONTENT, metavar="NAME")
     preset: str = option(
-        DEFAULT_PRESET, "Best: Full, then the new LoRA learns from each single one; the most likeness, and the time "
-        "and memory of a short training. Full: every layer, solved alone, minutes. Text: text encoder and attention "
-        "only, seconds. Instant: files only, no sampling, concepts bleed.",
-        title="Preset", choices=PRESETS, group=CONTENT,
+        DEFAULT_PRESET, "Distilled: layer-wise, then the new LoRA learns from each single one; the most likeness, and "
+        "the time and memory of a short training. Layer-wise: every layer, solved alone, minutes. Text: text encoder "
+        "and attention only, seconds. Instant: files only, no sampling, concepts bleed.",
+        title="Preset", choices=PRESETS, renamed=OLD_PRESETS, group=CONTENT,
     )  # fmt: skip
     rank: str = option(
         "exact", "Exact keeps everything (the sum of the LoRAs' ranks); the others trade likeness for a smaller file.",

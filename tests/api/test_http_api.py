@@ -22,7 +22,14 @@ from lib_loraclr.frontends.api.work import WAITING
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 
 Finished = Callable[[str], dict[str, Any]]
-QUICK = {"sampling_steps": 2, "prompts": 1, "neutral_prompts": 1, "held_out_prompts": 1, "rounds": 1, "distill": 1}
+QUICK = {
+    "sampling_steps": 2,
+    "prompts": 1,
+    "neutral_prompts": 1,
+    "held_out_prompts": 1,
+    "rounds": 1,
+    "distill_steps_per_lora": 1,
+}
 
 
 def detail(answer: Any) -> dict[str, Any]:

@@ -23,9 +23,9 @@ def rows(default: float, other: float, distilled: float = 0.0) -> list[dict]:
         for draw in (0, 1):
             found += [
                 row("single", n, draw, 0.7 + 0.1 * draw),
-                row("gradient-fusion", n, draw, default + 0.1 * draw, preset="best"),
+                row("gradient-fusion", n, draw, default + 0.1 * draw, preset="distilled"),
                 row("gradient-fusion", n, draw, other + 0.08 * draw, 0.5, published=True),
-                row("contrastive", n, draw, distilled + 0.08 * draw, preset="best"),
+                row("contrastive", n, draw, distilled + 0.08 * draw, preset="distilled"),
             ]  # fmt: skip
     return found
 

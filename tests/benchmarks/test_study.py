@@ -119,8 +119,8 @@ def test_single_loras_are_of_the_draws_that_were_merged() -> None:
     rows = [{"method": m, "n": n, "draw": d} for m, n, d in (("single", 2, 0), ("sum", 2, 0), ("single", 2, 1))]
     assert compared(rows) == rows[:2]
     rows = [{"parameter": p, "value": v, "draw": d} for p, v, d in (
-        ("single", None, 0), ("margin", 1.5, 0), ("margin", 2.0, 0), ("anchor", 0.1, 0), ("single", None, 1),
-        ("margin", 1.5, 1),
+        ("single", None, 0), ("margin", 1.5, 0), ("margin", 2.0, 0), ("prior_preservation", 0.1, 0),
+        ("single", None, 1), ("margin", 1.5, 1),
     )]  # fmt: skip
     assert varied(rows) == rows[:3], "1.5 and 0.1 are the defaults"
     later = [{**rows[2], "draw": 1}, {**rows[3], "value": 0.2}]
@@ -202,11 +202,11 @@ def test_all_methods_are_compared_once() -> None:
     assert {"loraclr", "gradient-fusion-lbfgs", "orthogonal-adaptation"} <= names
     assert ways[0] == Way(DEFAULT_METHOD, preset=DEFAULT_PRESET)
     assert len({way.label for way in ways}) == len(ways)
-    switched = [way for way in ways if {"anchor", "rounds", "balance"} <= set(way.options)]
-    # three methods, eight combinations each; those that are a method's default are there already
+    switched = [way for way in ways if {"prior_preservation", "rounds", "balance"} <= set(way.options)]
+    # two methods, eight combinations each; those that are a method's default are there already
     defaults = [way for way in switched if is_default(way.method, way.options)]
     assert not defaults
-    assert 21 <= len(switched) <= 24
+    assert 14 <= len(switched) <= 16
 
 
 def test_an_unfinished_study_is_a_shorter_one(toy: World, tmp_path: Path) -> None:
@@ -262,8 +262,8 @@ def test_the_ablation_changes_one_thing(toy: World, tmp_path: Path) -> None:
         assert len(units) == len(values), f"{parameter}: every value is measured"
         for value in values:
             way = way_of(parameter, value)
-            if parameter.startswith("distilled ") or (parameter == "distill" and value):
-                assert way.preset == "best"
+            if parameter.startswith("distilled ") or (parameter == "distill_steps_per_lora" and value):
+                assert way.preset == "distilled"
             complete = way.identity(toy)
             same = [name for name, default in defaults.items() if complete[name] == default]
             assert len(same) >= len(defaults) - 1

@@ -29,7 +29,7 @@ def objective_of(problem, **options) -> tuple[Span, ContrastiveObjective]:
     return span, contrastive_objective(span, problem, weights, complete)
 
 
-def loss_on_rows(w, dw, margin, weight, against, anchor, ridge, shrink):
+def loss_on_rows(w, dw, margin, weight, against, prior_preservation, ridge, norm_penalty):
     """The objective written from its definition on rows of features, for autograd; equal weights of the fit."""
     count = len(w.rows)
     rows = [x.double() for x in w.rows]
@@ -38,10 +38,10 @@ def loss_on_rows(w, dw, margin, weight, against, anchor, ridge, shrink):
     unit = torch.maximum(s2, 0.1 * s2.mean())
     fit = sum(((x @ dw.T - y) ** 2).sum() / len(y) for x, y in zip(rows, own, strict=True)) / unit.sum()
     neutral = w.neutral.double()
-    fit = fit + anchor * count / unit.sum() * ((neutral @ dw.T) ** 2).sum() / len(neutral)
-    gram = sum(x.T @ x / len(x) for x in rows) / unit.sum() + anchor * count / unit.sum() * neutral.T @ neutral / len(
-        neutral
-    )
+    fit = fit + prior_preservation * count / unit.sum() * ((neutral @ dw.T) ** 2).sum() / len(neutral)
+    gram = sum(
+        x.T @ x / len(x) for x in rows
+    ) / unit.sum() + prior_preservation * count / unit.sum() * neutral.T @ neutral / len(neutral)
     fit = fit + ridge * gram.diagonal().mean() * (dw**2).sum()
     hinges = []
     for i in range(count):
@@ -50,7 +50,7 @@ def loss_on_rows(w, dw, margin, weight, against, anchor, ridge, shrink):
         gaps = torch.clamp(margin - (d.min()[None] if against == "nearest" else d), min=0)
         hinges.append((gaps**2).mean())
     norm = sum((w.responses_norm(i)) for i in range(count)) / count
-    return fit + weight / count * sum(hinges) + shrink / norm**0.5 * dw.norm()
+    return fit + weight / count * sum(hinges) + norm_penalty / norm**0.5 * dw.norm()
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def exact_world(world):
 @pytest.mark.parametrize("against", AGAINST)
 def test_value_and_gradient_equal_autograd_on_rows(exact_world, against):
     w = exact_world
-    setting = {"margin": 2.5, "weight": 0.7, "anchor": 0.2, "ridge": 1e-3, "shrink": 0.05}
+    setting = {"margin": 2.5, "weight": 0.7, "prior_preservation": 0.2, "ridge": 1e-3, "norm_penalty": 0.05}
     span, objective = objective_of(w.problem, against=against, **setting)
     for seed in range(3):
         point = sum(objective.targets) / 3
@@ -103,7 +103,7 @@ def test_hinges_are_active_at_the_default_margin(world):
 
 def test_without_push_it_is_gradient_fusion(world, true):
     problem = world(dtype=torch.float64).problem
-    ours = true(solve(problem, weight=0.0, shrink=0.0, weighting="equal").delta)
+    ours = true(solve(problem, weight=0.0, norm_penalty=0.0, weighting="equal").delta)
     closed = true(solve(problem, "gradient-fusion").delta)
     assert (ours - closed).norm() <= 1e-6 * closed.norm()
 
@@ -136,7 +136,7 @@ def test_by_hand_on_numbers():
         LowRank(torch.full((1, 1), v, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)) for v in (1, -1)
     ]
     problem = LayerProblem("n", LayerShape(1, 1), deltas, Statistics([unit, unit]))
-    _, objective = objective_of(problem, ridge=0.0, shrink=0.0, margin=1.2, weight=0.3)
+    _, objective = objective_of(problem, ridge=0.0, norm_penalty=0.0, margin=1.2, weight=0.3)
     zero = torch.zeros(1, 1, dtype=torch.float64)
     at = objective.evaluate(zero)
     assert at.value == pytest.approx(1 + 0.3 * 0.04, rel=1e-12)
@@ -151,7 +151,7 @@ def test_by_hand_on_numbers():
 
 def test_a_single_lora_has_no_negatives(world, true):
     problem = world(count=1, dtype=torch.float64).problem
-    solution = solve(problem, shrink=0.0)
+    solution = solve(problem, norm_penalty=0.0)
     assert solution.info["active_hinges"] == 0.0
     closed = true(solve(problem, "gradient-fusion").delta)
     assert (true(solution.delta) - closed).norm() <= 1e-6 * closed.norm()

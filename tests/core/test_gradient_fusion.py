@@ -11,7 +11,7 @@ from lib_loraclr.core.methods import METHODS, complete_options
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.core.problem import LayerProblem, Statistics
 
-NAKED = {"anchor": 0.0, "ridge": 0.0}
+NAKED = {"prior_preservation": 0.0, "ridge": 0.0}
 
 
 def solve(problem, **options):
@@ -42,9 +42,9 @@ def test_closed_form_by_hand():
 def test_anchor_and_ridge_by_hand():
     # weights 1/2: (3 - 4) / 2 over (1 + 4) / 2 + 0.5 * 9 = -0.5 / 7; ridge 1 doubles the denominator.
     problem = number_problem(moment([3.0]))
-    merged = solve(problem, anchor=0.5, ridge=0.0).delta
+    merged = solve(problem, prior_preservation=0.5, ridge=0.0).delta
     assert merged.dense().item() == pytest.approx(-0.5 / 7, abs=1e-12)
-    merged = solve(problem, anchor=0.5, ridge=1.0).delta
+    merged = solve(problem, prior_preservation=0.5, ridge=1.0).delta
     assert merged.dense().item() == pytest.approx(-0.5 / 14, abs=1e-12)
 
 
@@ -79,7 +79,7 @@ def test_residual_is_at_most_that_of_lbfgs(world, true):
 
 def test_objective_is_stationary(world, true):
     w = world(count=3)
-    merged = true(solve(w.problem, anchor=0.3, ridge=1e-3).delta).requires_grad_()
+    merged = true(solve(w.problem, prior_preservation=0.3, ridge=1e-3).delta).requires_grad_()
     weights = 1 / 3
     loss = sum(
         weights * (((x.double() @ merged.T) - w.responses(i, i)) ** 2).sum() / len(x) for i, x in enumerate(w.rows)
@@ -110,7 +110,7 @@ def test_dense_and_factored_inputs_agree(world, true):
 @pytest.mark.parametrize(("rank", "size", "out"), [(6, 24, 20), (6, 16, 40), (10, 24, 20)])
 def test_full_ranks_agree_with_the_formula(world, true, rank, size, out):
     problem = world(rank=rank, size=size, out=out).problem
-    merged = solve(problem, anchor=0.0, ridge=1e-3).delta
+    merged = solve(problem, prior_preservation=0.0, ridge=1e-3).delta
     means = [moment.mean().double() / 4 for moment in problem.statistics.concepts]
     gram = sum(means)
     gram = gram + 1e-3 * gram.diagonal().mean() * torch.eye(size)
@@ -145,7 +145,7 @@ def test_a_lora_that_leaves_the_layer_alone_is_protected(world):
 
 def test_the_anchor_lowers_drift_and_balance_lifts_the_worst(world):
     problem = world(count=5, size=40).problem
-    drift = [fidelity(problem, solve(problem, anchor=a).delta)[0].drift for a in (0.0, 0.2, 1.0)]
+    drift = [fidelity(problem, solve(problem, prior_preservation=a).delta)[0].drift for a in (0.0, 0.2, 1.0)]
     assert drift[0] > drift[1] > drift[2]
     strong = [problem.deltas[0].scaled(2.0), *problem.deltas[1:]]
     problem = replace(problem, deltas=strong, statistics=replace(problem.statistics, held_out=None))

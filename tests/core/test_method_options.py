@@ -32,7 +32,12 @@ def test_unknown_method():
 
 def test_text_from_a_command_line_is_converted():
     options = complete_options("contrastive", {"margin": "1.5", "steps": "3", "against": "all", "anchor": 1})
-    assert (options["margin"], options["steps"], options["against"], options["anchor"]) == (1.5, 3, "all", 1.0)
+    assert (options["margin"], options["steps"], options["against"], options["prior_preservation"]) == (
+        1.5,
+        3,
+        "all",
+        1.0,
+    )
     assert complete_options("gradient-fusion", {"published": "no"})["published"] is False
 
 
@@ -65,7 +70,12 @@ def test_a_wrong_option_is_named(method, given):
 
 def test_published_decides_over_the_rest():
     options = complete_options("gradient-fusion", {"published": True, "anchor": 0.5, "rounds": 4})
-    assert (options["anchor"], options["rounds"], options["balance"], options["weighting"]) == (0.0, 0, 0, "rows")
+    assert (options["prior_preservation"], options["rounds"], options["balance"], options["weighting"]) == (
+        0.0,
+        0,
+        0,
+        "rows",
+    )
 
 
 @pytest.mark.parametrize("method", ["gradient-fusion", "contrastive"])

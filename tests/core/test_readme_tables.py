@@ -65,7 +65,8 @@ def row(method: str, n: int, identity: float, draw: int = 0, **options: object) 
 
 ROWS = [
     row("single", 2, 0.6), row("single", 12, 0.7), row("contrastive", 2, 0.5), row("contrastive", 2, 0.54, draw=1),
-    row("contrastive", 12, 0.4), row("loraclr", 2, 0.1, precision="fp16"), row("contrastive", 12, 0.2, anchor=0.0),
+    row("contrastive", 12, 0.4), row("loraclr", 2, 0.1, precision="fp16"),
+    row("contrastive", 12, 0.2, prior_preservation=0.0),
 ]  # fmt: skip
 
 
@@ -86,7 +87,11 @@ def test_every_measure_at_the_largest_number(tables):
         "| single LoRAs | 0.900 | - | 0.700 | 1.000 | 0.600 | 0.250 |",
         "| contrastive | 0.900 | - | 0.400 | 1.000 | 0.300 | 0.250 |",
     ]
-    assert tables.fidelity_variants(ROWS).splitlines()[2].startswith("| contrastive (anchor 0.0) | 0.900 | - | 0.200 |")
+    assert (
+        tables.fidelity_variants(ROWS)
+        .splitlines()[2]
+        .startswith("| contrastive (prior_preservation 0.0) | 0.900 | - | 0.200 |")
+    )
 
 
 def test_ablation_and_combinations(tables):
@@ -104,7 +109,7 @@ def test_ablation_and_combinations(tables):
 
 
 def test_parts_stand_beside_each_other_by_way(tables):
-    solved, learned = row("gradient-fusion", 8, 0.5), row("gradient-fusion", 8, 0.7, preset="best")
+    solved, learned = row("gradient-fusion", 8, 0.5), row("gradient-fusion", 8, 0.7, preset="distilled")
     rows = [{**solved, "part": "keys"}, {**solved, "part": "all", "identity_cosine": 0.4}, {**learned, "part": "keys"}]
     rows += [{**learned, "part": "all", "identity_cosine": 0.65}]
     plain, way = "gradient fusion", "gradient fusion, distilled (default)"

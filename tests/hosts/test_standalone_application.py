@@ -88,7 +88,7 @@ def test_without_a_usable_checkpoint_there_is_no_model(tmp_path: Path) -> None:
     assert StandaloneApplication(tmp_path, lora_file(tmp_path / "a.safetensors")).model() is None
 
 
-@pytest.mark.parametrize(("preset", "rounds"), [("instant", None), ("text", 2), ("full", 3), ("best", 3)])
+@pytest.mark.parametrize(("preset", "rounds"), [("instant", None), ("text", 2), ("layerwise", 3), ("distilled", 3)])
 def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: int | None) -> None:
     raw = {"lora": ["a.safetensors"], "out": "m.safetensors", "preset": preset, "device": "cpu"}
     plan = config_of(parse_merge_options({**raw, "option": {} if rounds is None else {"rounds": rounds}}))
@@ -97,12 +97,12 @@ def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: in
     assert names[-2:] == [Phase.SOLVE, Phase.WRITE]
     assert names.count(Phase.WATCH) == (0 if rounds is None else rounds + 1)
     learning = [Phase.SOLVE, Phase.EVALUATE, Phase.DRAW, Phase.LEARN, Phase.SOLVE, Phase.WRITE]
-    assert (names[-6:] == learning) == (preset == "best")
+    assert (names[-6:] == learning) == (preset == "distilled")
 
 
 def test_a_longer_distillation_is_expected_to_take_longer(tmp_path: Path) -> None:
     raw = {"lora": ["a.safetensors", "b.safetensors"], "out": "m.safetensors", "device": "cpu"}
-    plans = [config_of(parse_merge_options({**raw, "option": {"distill": steps}})) for steps in (5, 100)]
+    plans = [config_of(parse_merge_options({**raw, "option": {"distill_steps_per_lora": steps}})) for steps in (5, 100)]
     short, long = (dict(expected_phases(plan)) for plan in plans)
     assert long[Phase.LEARN] == 20 * short[Phase.LEARN] == 3 * 12 * 200
     assert long[Phase.DRAW] == short[Phase.DRAW] == (2 * 16 + 32) * (2 * 20 + 16)

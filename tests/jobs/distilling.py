@@ -1,4 +1,4 @@
-"""Two strong LoRAs on the tiny checkpoint, what they teach, and a quick merge with the preset best."""
+"""Two strong LoRAs on the tiny checkpoint, what they teach, and a quick merge with the preset distilled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.merging.options import MergeOptions
 
 CAPTURE = CaptureSettings(steps=2)
-SETTINGS = DistillSettings(steps=30, pictures=2, neutral=2, levels=4)
+SETTINGS = DistillSettings(total_steps=30, pictures=2, neutral=2, levels=4)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,11 @@ def room_for(most: int, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -
 
 
 def quick_best(loras: list[Path], out: Path, checkpoint: Path, cache: Path, **changes: Any) -> MergeOptions:
-    """A merge of two with the preset best, three steps of it."""
-    given = {"preset": "best", "method": "contrastive", "option": {**QUICK, "distill": 3}, **changes}
+    """A merge of two with the preset distilled, three steps of it."""
+    given = {
+        "preset": "distilled",
+        "method": "contrastive",
+        "option": {**QUICK, "distill_steps_per_lora": 3},
+        **changes,
+    }
     return options_for(loras[:2], out, checkpoint, cache, **given)

@@ -118,7 +118,7 @@ def test_it_learns_what_it_was_not_shown(
         found = distill(host, start, dataset, SETTINGS, Recorder(phases=[("distill", 0)]))
         fresh = build_dataset(host, concepts, SETTINGS, replace(CAPTURE, seed=77), Recorder(phases=[("record", 0)]))
     assert state(host) == before
-    assert len(found.losses) == SETTINGS.steps
+    assert len(found.losses) == SETTINGS.total_steps
     assert {name: delta.rank for name, delta in found.deltas.items()} == {
         name: delta.rank for name, delta in start.items()
     }
@@ -131,7 +131,7 @@ def test_in_more_steps_the_text_encoder_learns_slower(
     host: StandaloneHost, concepts: list[Concept], steps: int, share: float
 ) -> None:
     student = Student(host.layers(), concepts[0].deltas, host.info.device)
-    rates = iter(learning_rates(student, DistillSettings(steps=steps, text_steps=200, rate=0.5)))
+    rates = iter(learning_rates(student, DistillSettings(total_steps=steps, text_encoder_slowdown_after=200, rate=0.5)))
     for name, pair in student.factors.items():
         for factor in pair:
             size = float(factor.detach().norm()) / factor.numel() ** 0.5
@@ -144,7 +144,7 @@ def test_the_text_encoder_can_be_left_alone(
 ) -> None:
     start = stacked(concepts)
     with host.ready():
-        settings = replace(SETTINGS, steps=2, text_steps=0)
+        settings = replace(SETTINGS, total_steps=2, text_encoder_slowdown_after=0)
         found = distill(host, start, dataset, settings, Recorder(phases=[("distill", 0)])).deltas
     before = Student(host.layers(), start, host.info.device).deltas()
     moved = {name for name, delta in before.items() if not torch.equal(delta.up, found[name].up)}
@@ -158,14 +158,16 @@ def test_its_own_teacher_has_nothing_to_say(
 ) -> None:
     own = replace(dataset, groups=[dataset.groups[0], dataset.groups[0]])
     with host.ready():
-        found = distill(host, concepts[0].deltas, own, replace(SETTINGS, steps=1), Recorder(phases=[("distill", 0)]))
+        found = distill(
+            host, concepts[0].deltas, own, replace(SETTINGS, total_steps=1), Recorder(phases=[("distill", 0)])
+        )
     assert found.losses[0] < 1e-6
 
 
 def test_less_memory_gives_the_same(
     host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few, start = replace(SETTINGS, steps=2), stacked(concepts)
+    few, start = replace(SETTINGS, total_steps=2), stacked(concepts)
     with host.ready():
         whole = distill(host, start, dataset, few, Recorder(phases=[("distill", 0)]))
         sizes = room_for(4, host, monkeypatch)
@@ -195,7 +197,7 @@ def test_half_precision_scales_the_loss_and_gives_the_same(
     host: StandaloneHost, concepts: list[Concept], dataset: DistillationDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On weights that are float32 after all, a power of two goes in and out without a trace."""
-    few, start = replace(SETTINGS, steps=2), stacked(concepts)
+    few, start = replace(SETTINGS, total_steps=2), stacked(concepts)
     with host.ready():
         whole = distill(host, start, dataset, few, Recorder(phases=[("distill", 0)]))
         monkeypatch.setattr(train, "LossScale", lambda _: LossScale(torch.float16))
@@ -222,7 +224,7 @@ def test_gradients_that_overflow_are_left_out(
         calls.clear()
         with host.ready():
             return distill(
-                host, start, dataset, replace(SETTINGS, steps=steps), Recorder(phases=[("distill", 0)])
+                host, start, dataset, replace(SETTINGS, total_steps=steps), Recorder(phases=[("distill", 0)])
             ).deltas
 
     monkeypatch.setattr(host, "predict_x0", overflowing)

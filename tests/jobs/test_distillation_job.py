@@ -1,4 +1,4 @@
-"""Merges with the preset best: what is kept for the next one, cancel, reports, and what stops a distillation."""
+"""Merges with the preset distilled: what is kept for the next one, cancel, reports, and what stops a distillation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ def test_a_merge_with_it_differs_repeats_and_says_so(
     host: StandaloneHost, loras: list[Path], tiny_sd1: Path, tmp_path: Path, cache: Path
 ) -> None:
     made = {}
-    for name, preset in (("without", "full"), ("first", "best"), ("again", "best"), ("other cache", "best")):
+    for name, preset in (
+        ("without", "layerwise"),
+        ("first", "distilled"),
+        ("again", "distilled"),
+        ("other cache", "distilled"),
+    ):
         (tmp_path / name).mkdir()
         out, folder = tmp_path / name / "m.safetensors", tmp_path / "second" if name == "other cache" else cache
         options = quick_best(loras, out, tiny_sd1, folder, rank="2", dtype="fp32", preset=preset, seed=3)
@@ -66,7 +71,7 @@ def test_a_merge_with_it_differs_repeats_and_says_so(
     assert kept["first"] == kept["again"] == kept["other cache"] != kept["without"]
     file = SafetensorsFile.open(made["first"][0].out)
     recipe = recipe_of(file.metadata) or {}
-    assert (recipe["preset"], recipe["option"]["distill"]) == ("best", 3)
+    assert (recipe["preset"], recipe["option"]["distill_steps_per_lora"]) == ("distilled", 3)
     assert all(len(shape) != 2 or min(shape) <= 2 for shape in (info.shape for info in file.tensors.values()))
 
 
@@ -77,7 +82,13 @@ def test_what_is_learned_serves_every_margin_and_rank(
 
     def run(name: str, **changes: Any) -> tuple[dict[str, Tensor], list[str]]:
         given = dict(changes)
-        option = {**QUICK, "distill": 3, "weighting": "equal", "anchor": 0.1, **given.pop("option", {})}
+        option = {
+            **QUICK,
+            "distill_steps_per_lora": 3,
+            "weighting": "equal",
+            "prior_preservation": 0.1,
+            **given.pop("option", {}),
+        }
         options = quick_best(loras, tmp_path / f"{name}.safetensors", tiny_sd1, cache, dtype="fp32", option=option,
                              seed=5, **given)  # fmt: skip
         progress = Recorder()
@@ -89,12 +100,16 @@ def test_what_is_learned_serves_every_margin_and_rank(
     margins: dict[str, Any] = {"near": {"margin": 0.5}, "far": {"margin": 3.0}}
     found: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, option in margins.items():
-        for preset in ("best", "full"):
+        for preset in ("distilled", "layerwise"):
             found[name, preset], phases = run(f"{name}-{preset}", preset=preset, option=option)
-            assert ("Distilling" in phases) == ((name, preset) == ("near", "best"))
-        assert _norm(_minus(found[name, "best"], found[name, "full"])) > 1e-3 * _norm(found[name, "full"])
-    assert _norm(_minus(found["near", "best"], found["far", "best"])) > 0.01 * _norm(found["near", "best"])
-    fused, _ = run("fused", method="gradient-fusion", preset="full")
+            assert ("Distilling" in phases) == ((name, preset) == ("near", "distilled"))
+        assert _norm(_minus(found[name, "distilled"], found[name, "layerwise"])) > 1e-3 * _norm(
+            found[name, "layerwise"]
+        )
+    assert _norm(_minus(found["near", "distilled"], found["far", "distilled"])) > 0.01 * _norm(
+        found["near", "distilled"]
+    )
+    fused, _ = run("fused", method="gradient-fusion", preset="layerwise")
     learned, phases = run("learned", method="gradient-fusion")
     assert "Distilling" not in phases
     assert _norm(_minus(learned, fused)) > 1e-3 * _norm(fused)
@@ -110,10 +125,12 @@ def test_what_is_asked_and_learned_is_found_wherever_it_would_be_the_same(
         merge(options, open_host=lambda checkpoint, device: host, progress=progress)
         return {"Evaluating each LoRA", "Distilling"} & {phase for phase, _ in progress.phases}
 
-    assert phases("first", distill=2) == {"Evaluating each LoRA", "Distilling"}
-    assert phases("idle", distill=2, text_steps=5000) == set(), "more text steps than steps do nothing"
-    assert phases("slow", distill=2, text_steps=1) == {"Distilling"}
-    assert phases("longer", distill=3) == {"Distilling"}, "the evaluation is the same"
+    assert phases("first", distill_steps_per_lora=2) == {"Evaluating each LoRA", "Distilling"}
+    assert phases("idle", distill_steps_per_lora=2, text_encoder_slowdown_after=5000) == set(), (
+        "more text steps than steps do nothing"
+    )
+    assert phases("slow", distill_steps_per_lora=2, text_encoder_slowdown_after=1) == {"Distilling"}
+    assert phases("longer", distill_steps_per_lora=3) == {"Distilling"}, "the evaluation is the same"
 
 
 def test_a_report_measures_every_way_by_predictions(
@@ -161,7 +178,7 @@ def test_too_little_memory_leaves_the_merge_before_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     open_host = lambda checkpoint, device: host  # noqa: E731
-    plain = quick_best(loras, tmp_path / "plain.safetensors", tiny_sd1, cache, preset="full", seed=11)
+    plain = quick_best(loras, tmp_path / "plain.safetensors", tiny_sd1, cache, preset="layerwise", seed=11)
     merge(plain, open_host=open_host, progress=Recorder())
 
     def full(*_: Any) -> Tensor:
@@ -181,26 +198,28 @@ def test_too_little_memory_leaves_the_merge_before_it(
 @pytest.mark.parametrize(
     ("preset", "method", "steps", "expected"),
     [
-        ("best", "contrastive", 7, 7),
-        ("full", "contrastive", 7, 0),
-        ("best", "sum", 7, 0),
-        ("best", "contrastive", 0, 0),
+        ("distilled", "contrastive", 7, 7),
+        ("layerwise", "contrastive", 7, 0),
+        ("distilled", "sum", 7, 0),
+        ("distilled", "contrastive", 0, 0),
     ],
 )
 def test_only_the_preset_best_of_a_merge_on_the_model_distills(
     preset: str, method: str, steps: int, expected: int, tmp_path: Path
 ) -> None:
     options = MergeOptions(
-        (LoraChoice(Path("x")),), tmp_path / "m", method=method, preset=preset, option={"distill": steps}
+        (LoraChoice(Path("x")),), tmp_path / "m", method=method, preset=preset, option={"distill_steps_per_lora": steps}
     )
-    assert config_of(options).distill.steps == expected
+    assert config_of(options).distill.total_steps == expected
     twice = replace(options, lora=(*options.lora, LoraChoice(Path("y"))))
-    assert config_of(twice).distill.steps == 2 * expected, "steps a LoRA"
+    assert config_of(twice).distill.total_steps == 2 * expected, "steps a LoRA"
 
 
 def test_the_text_encoders_steps_are_an_option(tmp_path: Path) -> None:
-    options = MergeOptions((LoraChoice(Path("x")),), tmp_path / "m", preset="best", option={"text_steps": 70})
-    assert config_of(options).distill.text_steps == 70
+    options = MergeOptions(
+        (LoraChoice(Path("x")),), tmp_path / "m", preset="distilled", option={"text_encoder_slowdown_after": 70}
+    )
+    assert config_of(options).distill.text_encoder_slowdown_after == 70
 
 
 @pytest.mark.parametrize("missing", ["predict", "gradients"])
@@ -221,10 +240,10 @@ def test_a_model_without_gradients_leaves_the_merge_before_it(
         honest = host.predict_x0
         monkeypatch.setattr(host, "predict_x0", lambda *given: honest(*given).detach().requires_grad_())
     made = {}
-    for preset in ("full", "best"):
+    for preset in ("layerwise", "distilled"):
         options = quick_best(loras, tmp_path / f"{preset}.safetensors", tiny_sd1, cache, preset=preset, seed=9)
         made[preset] = merge(options, open_host=lambda checkpoint, device: opened, progress=Recorder())
-    assert made["full"].warnings == []
-    assert [warning.code for warning in made["best"].warnings] == ["no-gradients"]
-    first, second = (SafetensorsFile.open(made[preset].out) for preset in ("full", "best"))
+    assert made["layerwise"].warnings == []
+    assert [warning.code for warning in made["distilled"].warnings] == ["no-gradients"]
+    first, second = (SafetensorsFile.open(made[preset].out) for preset in ("layerwise", "distilled"))
     assert all(torch.equal(first.read(name), second.read(name)) for name in first.tensors)

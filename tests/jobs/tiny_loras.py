@@ -26,7 +26,14 @@ LAYERS: dict[str, tuple[int, int]] = {
     UNET.format(1, "attn2_to_k"): (64, 32),
     UNET.format(1, "ff_net_2"): (64, 256),
 }
-QUICK = {"sampling_steps": 2, "prompts": 1, "neutral_prompts": 1, "held_out_prompts": 1, "rounds": 1, "distill": 1}
+QUICK = {
+    "sampling_steps": 2,
+    "prompts": 1,
+    "neutral_prompts": 1,
+    "held_out_prompts": 1,
+    "rounds": 1,
+    "distill_steps_per_lora": 1,
+}
 
 
 def lora_tensors(seed: int, rank: int = 2, alpha: float = 1.0) -> dict[str, Tensor]:
@@ -108,7 +115,7 @@ def options_for(
         "cache": cache,
         "device": "cpu",
         "method": "contrastive",
-        "preset": "full",
+        "preset": "layerwise",
         "option": QUICK if quick else {},
     }
     return MergeOptions(**{**given, **changes})  # pyright: ignore[reportArgumentType]

@@ -132,7 +132,7 @@ def test_where_no_statistics_are_kept_none_stay_behind(
     controller = TabController(application)
     chosen = [{"name": "anna", "trigger": "anna woman"}, {"name": "ben", "trigger": "ben man"}]
     quick = {"capture.sampling_steps": 1, "capture.prompts": 1, "capture.neutral_prompts": 1, "contrastive.rounds": 1}
-    settled = values(name="both", preset="full", method="contrastive", report=False, **quick)
+    settled = values(name="both", preset="layerwise", method="contrastive", report=False, **quick)
     assert "lct-fact" in costs(controller, chosen, settled)
     assert controller.merge(chosen, "task(1)", settled)["started"]
     controller.runner.wait(600)
@@ -312,6 +312,8 @@ def test_the_estimate_is_there_before_the_merge_and_explains_errors(controller: 
     assert "not an option" not in costs(controller, TWO, values())
     assert "A name may not" in costs(controller, TWO, values(name="a/b"))
     assert costs(controller, [], values()) == ""
-    learning, solving = (costs(controller, TWO, values(method="contrastive", preset=p)) for p in ("best", "full"))
+    learning, solving = (
+        costs(controller, TWO, values(method="contrastive", preset=p)) for p in ("distilled", "layerwise")
+    )
     assert "and a training step" in learning
     assert "and a training step" not in solving

@@ -88,10 +88,10 @@ def test_a_strange_recipe_sets_only_what_makes_sense() -> None:
     ("changed", "before", "after"),
     [
         ("preset", ("instant", "contrastive"), ("instant", "sum")),
-        ("preset", ("full", "ties"), ("full", "gradient-fusion")),
+        ("preset", ("layerwise", "ties"), ("layerwise", "gradient-fusion")),
         ("preset", ("text", "gradient-fusion"), ("text", "gradient-fusion")),
-        ("method", ("full", "svd"), ("instant", "svd")),
-        ("method", ("instant", "contrastive"), ("best", "contrastive")),
+        ("method", ("layerwise", "svd"), ("instant", "svd")),
+        ("method", ("instant", "contrastive"), ("distilled", "contrastive")),
         ("method", ("text", "gradient-fusion"), ("text", "gradient-fusion")),
     ],
 )
@@ -127,7 +127,7 @@ def test_the_estimated_file_is_the_written_one(folder: Path) -> None:
         assert abs(expected - written) < 3000 + 0.02 * written  # metadata and header names are not counted
 
 
-FULL = {"preset": "full"}
+FULL = {"preset": "layerwise"}
 
 
 def test_layouts_have_every_layer_with_its_sides(folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_steps_are_counted_by_hand(folder: Path) -> None:
 
 
 def test_pace_is_learned_and_a_cached_merge_samples_nothing(folder: Path) -> None:
-    plan: MergeConfig = config_of(options(folder, {**settings.defaults(), "preset": "full"}))
+    plan: MergeConfig = config_of(options(folder, {**settings.defaults(), "preset": "layerwise"}))
     layouts = [FileFacts().layers(choice.file) for choice in plan.options.lora]
     pace = Pace()
     first = estimate(plan, layouts, CPU, pace)
@@ -163,7 +163,12 @@ def test_pace_is_learned_and_a_cached_merge_samples_nothing(folder: Path) -> Non
 
 
 def test_a_distillation_is_counted_by_hand(folder: Path) -> None:
-    values = {**settings.defaults(), "preset": "best", "capture.sampling_steps": 10, "capture.distill": 50}
+    values = {
+        **settings.defaults(),
+        "preset": "distilled",
+        "capture.sampling_steps": 10,
+        "capture.distill_steps_per_lora": 50,
+    }
     plan = config_of(options(folder, values))
     layouts = [FileFacts().layers(choice.file) for choice in plan.options.lora]
     pace = Pace()

@@ -38,7 +38,8 @@ class Contrastive(MergeMethod):
         Field("margin", 1.5, "Distance to wrong concepts to reach, in units of the concept's own response.", 0.0, 4.0),
         Field("weight", 1.0, "Weight of the push against that of the fit.", 0.0, 10.0),
         Field("against", "nearest", "Push away from the nearest wrong concept or all.", choices=("nearest", "all")),
-        Field("shrink", 0.001, "Weight of the update's norm (lambda of the paper), LoRAs' norm as unit.", 0.0, 1.0),
+        Field("norm_penalty", 0.001, "Weight of the update's norm (lambda of the paper), LoRAs' norm as unit.", 0, 1,
+              aliases=("shrink",)),
         Field("steps", 12, "Most descent steps a layer.", 0, 200),
         *FUSION_OPTIONS,
         Field("weighting", "equal", "Concepts weigh equally, by rows captured, or by own effect.", choices=WEIGHTINGS),
@@ -74,7 +75,7 @@ def contrastive_objective(
     weights = weights / (weights * response_norms).sum()
     left, _ = weighted_system(span, statistics, weights)
     touched = torch.tensor([delta is not None for delta in problem.deltas])
-    anchor = options["anchor"] * float(weights.sum())
+    prior_preservation = options["prior_preservation"] * float(weights.sum())
     norm = float(targets[touched].square().sum() / touched.sum()) ** 0.5
     return ContrastiveObjective(
         grams=[moment.mean().to(device) for moment in statistics.concepts],
@@ -82,12 +83,12 @@ def contrastive_objective(
         energies=energies,
         weights=weights.to(device),
         response_norms=response_norms.to(device),
-        penalty=regulariser(span, statistics, left, anchor, options["ridge"]),
+        penalty=regulariser(span, statistics, left, prior_preservation, options["ridge"]),
         pairs=(touched[:, None] & touched[None, :] & ~torch.eye(len(touched), dtype=torch.bool)).to(device),
         margin=options["margin"],
         hinge_weight=options["weight"] / len(touched),
         nearest=options["against"] == "nearest",
-        norm_penalty=options["shrink"] / norm if norm > 0 else 0.0,
+        norm_penalty=options["norm_penalty"] / norm if norm > 0 else 0.0,
     )
 
 

@@ -15,7 +15,12 @@ from lib_loraclr.core.span import Span
 
 FUSION_OPTIONS: tuple[Field, ...] = (
     Field(
-        "anchor", 0.1, "Weight of 'no change' on class-word and empty prompts, against 1 for all concepts.", 0.0, 10.0
+        "prior_preservation",
+        0.1,
+        "Weight of 'no change' on class-word and empty prompts, against 1 for all concepts.",
+        0.0,
+        10.0,
+        aliases=("anchor",),
     ),
     Field("ridge", 1e-4, "Stabiliser, as a share of the mean diagonal of the second moments.", 0.0, 10.0),
     Field("balance", 0, "Rounds of reweighting that lift the concept that is kept worst.", 0, 20),
@@ -26,7 +31,7 @@ RETIRED = (
     Retired("metric", "output", "the attention metric is gone (docs/method.md)."),
 )
 WEIGHTINGS = ("equal", "rows", "relative")
-PUBLISHED: dict[str, Any] = {"anchor": 0.0, "ridge": 1e-8, "balance": 0, "rounds": 0, "weighting": "rows"}
+PUBLISHED: dict[str, Any] = {"prior_preservation": 0.0, "ridge": 1e-8, "balance": 0, "rounds": 0, "weighting": "rows"}
 BALANCE_STEP = 0.5  # exponent of the multiplicative update; 1 overshoots when two concepts compete
 
 
@@ -45,11 +50,11 @@ def balanced_fusion(
     What is kept is measured as in the report. Returns coordinates (q, in) and the weights (N,) that made them.
     """
     statistics = statistics_of(problem)
-    coordinates = fuse(span, statistics, weights, options["anchor"], options["ridge"])
+    coordinates = fuse(span, statistics, weights, options["prior_preservation"], options["ridge"])
     best, best_worst = (coordinates, weights), -float("inf")
     for turn in range(options["balance"] + 1 if options["balance"] else 0):
         if turn:
-            coordinates = fuse(span, statistics, weights, options["anchor"], options["ridge"])
+            coordinates = fuse(span, statistics, weights, options["prior_preservation"], options["ridge"])
         kept = kept_on(problem.deltas, span.delta(coordinates), statistics.concepts)
         worst = float(kept.nan_to_num(1.0).min())
         if worst > best_worst:

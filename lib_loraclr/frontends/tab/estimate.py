@@ -91,17 +91,19 @@ def estimate(
         memory += min(grams, plan.capture.memory_budget_mib) + (count + 3) * value_bytes * widest**2 / 2**20
         repeated = max(1.0, grams / plan.capture.memory_budget_mib)
         pictures, steps = round(pictures * repeated), round(steps * repeated)
-    if plan.distill.steps and not cached:
+    if plan.distill.total_steps and not cached:
         pictures += passes.distilled
         steps += exam_steps(count, plan.distill, plan.capture)
-        steps += sampled_steps(count, plan.distill, plan.capture) + plan.distill.steps
+        steps += sampled_steps(count, plan.distill, plan.capture) + plan.distill.total_steps
     seconds: float | None = _solve_seconds(plan, loras, widths, model)
     measured = True
     if pictures:
         each, measured = pace.of(model, plan) if model else (0.0, False)
         seconds = None if model is None else (seconds or 0.0) + each * pictures
     size, at_most = file_bytes(plan, loras)
-    return Estimate(steps, seconds, measured, memory, size, at_most, cached, bool(plan.distill.steps) and not cached)
+    return Estimate(
+        steps, seconds, measured, memory, size, at_most, cached, bool(plan.distill.total_steps) and not cached
+    )
 
 
 def denoising_steps(capture: CaptureSettings, concepts: int, rounds: int) -> int:
@@ -154,6 +156,6 @@ def _solve_seconds(
     device = model.device.type if model else "cpu"
     if not plan.samples:
         return 0.5 + 0.002 * len(layers)
-    solves = plan.rounds + 1 + (1 if plan.distill.steps else 0) + (3 if plan.options.report else 0)
+    solves = plan.rounds + 1 + (1 if plan.distill.total_steps else 0) + (3 if plan.options.report else 0)
     flops = sum(width**3 for width in widths.values()) * (len(loras) + 4)
     return 1.0 + solves * (flops / SOLVE_FLOPS.get(device, 3e10) + 0.01 * len(layers))
