@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.hosts.standalone import load_checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
 Edit = Callable[[dict[str, torch.Tensor]], None]
 
 
@@ -219,3 +221,9 @@ def test_sd2_without_yaml_is_asked_what_it_predicts(tiny_sd2: Path, tmp_path: Pa
     assert len(noises) == 1
     host._unet = call  # type: ignore[method-assign]
     assert load_checkpoint(path, prediction="epsilon").prediction == "epsilon"
+
+
+def test_loading_prints_no_warnings_of_others(tiny_sd1: Path) -> None:
+    code = f"from lib_loraclr.hosts.standalone import load_checkpoint; load_checkpoint({str(tiny_sd1)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,11 @@ def _text_config(yaml: Mapping[str, Any] | None, yaml_path: Path) -> dict[str, A
 def _build(
     parts: LdmCheckpoint, architecture: Architecture, text_config: Mapping[str, Any], file: str, dtype: torch.dtype
 ) -> tuple[nn.Module, nn.Module, list[nn.Module]]:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    with warnings.catch_warnings():
+        # It imports all of its models, and some of these complain about a machine without CUDA.
+        warnings.filterwarnings("ignore", "CUDA is not available", UserWarning)
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     with torch.device("meta"):  # no memory, no initialisation, no global random numbers
         unet = UNet2DConditionModel(**architecture.unet)
