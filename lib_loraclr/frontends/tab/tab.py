@@ -160,10 +160,13 @@ def _wire_settings(controls: Controls) -> None:
     def settled_preset(chosen: str, title: str) -> str:
         return settle(chosen, method_name(title), changed="method")[0]
 
+    def described(title: str) -> list[Any]:
+        return [summary_html(title), *shown_groups(title)]
+
     preset.input(settled_method, [preset, method], [method], **event())
     method.input(settled_preset, [preset, method], [preset], **event())
     groups = list(controls.groups.values())
-    method.change(lambda m: [summary_html(m), *shown_groups(m)], [method], [controls.summary, *groups], **event())
+    method.change(described, [method], [controls.summary, *groups], **event())
     rank.change(shown_rank, [rank], [named[f"rank_{kind}"] for kind in ("fixed", "energy", "size")], **event())
 
 
