@@ -1,6 +1,6 @@
 """Figures and pages of the studies, made of their JSON alone.
 
-python benchmarks/figures.py [--results DIR] [--pictures FOLDER]
+python benchmarks/figures.py [--results DIR] [--pictures FOLDER]     (pip install -r requirements/bench.txt)
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from markupsafe import Markup
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.charts import Chart, Series, save
 from benchmarks.labels import is_main, label
-from lib_loraclr.evaluation.curves import SCALE, Chart, Series, font, to_image
 from lib_loraclr.evaluation.folder import EvaluationFolder
 from lib_loraclr.evaluation.page import EXPLAINED, HEAD, Section, document, picture, sheet, table
 from lib_loraclr.formats.output import write_text
@@ -140,7 +140,7 @@ def picture_grid(folder: EvaluationFolder, ways: Sequence[str]) -> Image.Image:
     step = GRID_SIDE + GRID_GAP
     image = Image.new("RGB", (GRID_LEFT + step * (1 + len(chosen)), GRID_TOP + step * len(concepts)), "#ffffff")
     draw = ImageDraw.Draw(image)
-    letters = font(12 // SCALE)
+    letters = ImageFont.load_default(12)
     for column, text in enumerate(("reference", *(way["label"] for way in chosen))):
         middle = GRID_LEFT + step * column + GRID_SIDE / 2
         draw.multiline_text(
@@ -195,7 +195,7 @@ def write_fidelity(out: Path, folder: EvaluationFolder | None) -> None:
 
 def _figure(title: str, chart: Chart, path: Path) -> Section:
     """The section of a chart, which is written as PNG too."""
-    to_image(chart).save(path, optimize=True)
+    save(chart, path)
     return Section(title, "Bars: one standard deviation over draws.", picture(chart.title, path))
 
 

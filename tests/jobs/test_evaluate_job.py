@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from test_evaluation_numbers import Bright, Colour, flat
 from tiny_loras import Recorder, options_for
 
 from lib_loraclr.core.errors import Cancelled, InputError
-from lib_loraclr.evaluation.curves import Chart, Series, nice_ticks, to_image, to_svg
 from lib_loraclr.evaluation.folder import EvaluationFolder, slug, write_picture
 from lib_loraclr.evaluation.job import evaluate
 from lib_loraclr.evaluation.metrics import Metrics
@@ -267,48 +265,3 @@ def test_names_become_safe_file_names():
     slugs = [slug(name) for name in names]
     assert len(set(slugs)) == len(names)
     assert all(re.fullmatch(r"[A-Za-z0-9(][A-Za-z0-9._()+-]*", text) for text in slugs), slugs
-
-
-CHART = Chart(
-    "Identity <by> N", "LoRAs merged", "mean cosine",
-    [Series("ours", [(1, 0.6), (2, 0.58), (12, 0.5)], [0.0, 0.01, 0.02], strong=True),
-     Series("sum & stack", [(1, 0.6), (2, 0.2), (12, -0.1)])],
-    [(1, "1"), (2, "2"), (12, "12")], ("single", 0.6),
-)  # fmt: skip
-
-
-def test_a_chart_as_svg_and_as_png():
-    tree = ElementTree.fromstring(to_svg(CHART))
-    texts = [element.text for element in tree.iter("text")]
-    for wanted in ("Identity <by> N", "LoRAs merged", "mean cosine", "ours", "sum & stack", "single", "12"):
-        assert wanted in texts
-    lines = {e.get("class"): e.get("points") for e in tree.iter("polyline") if "curve" in e.get("class", "")}
-    ours = [tuple(map(float, p.split(","))) for p in lines["c0 curve"].split()] if "c0 curve" in lines else []
-    assert ours, lines.keys()
-    image = to_image(CHART)
-    assert image.size == (1720, 920)
-    colours = {colour for _, colour in image.getcolors(1 << 20)}
-    assert (11, 95, 165) in colours, "the first line"
-    assert (179, 89, 0) in colours, "the second line"
-
-
-def test_marks_stand_where_their_values_are():
-    """Larger values are higher, x is linear, and the level lies at its value."""
-    tree = ElementTree.fromstring(to_svg(CHART))
-    marks = []
-    for group in tree.iter("g"):
-        x, y = re.match(r"translate\(([\d.]+),([\d.]+)\)", group.get("transform")).groups()
-        marks.append((float(x), float(y), group.find("title").text))
-    ours, other = marks[:3], marks[3:]
-    assert [m[2] for m in ours] == ["ours: 0.600 at 1", "ours: 0.580 at 2", "ours: 0.500 at 12"]
-    (x1, y1, _), (x2, _, _), (x12, y12, _) = ours
-    assert (x2 - x1) / (x12 - x1) == pytest.approx(1 / 11, abs=0.01)
-    scale = (y12 - y1) / 0.1
-    assert other[2][1] - y1 == pytest.approx(0.7 * scale, abs=1)
-    level = next(e for e in tree.iter("polyline") if e.get("class") == "level curve")
-    assert float(level.get("points").split()[0].split(",")[1]) == pytest.approx(y1, abs=0.11)
-
-
-def test_ticks_are_round_and_span_the_values():
-    assert nice_ticks(-0.1, 0.62) == [-0.2, 0.0, 0.2, 0.4, 0.6, 0.8]
-    assert nice_ticks(0.5, 0.5)[0] <= 0.5 <= nice_ticks(0.5, 0.5)[-1]
