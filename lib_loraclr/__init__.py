@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lib_loraclr.version import __version__
 
 if TYPE_CHECKING:
-    from lib_loraclr.app.inspect import Inspection
     from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
+    from lib_loraclr.formats.inspect import Inspection
     from lib_loraclr.frontends.library import inspect, merge
     from lib_loraclr.merging.options import LoraChoice
     from lib_loraclr.merging.outcome import MergeOutcome
@@ -36,7 +36,7 @@ __all__ = [
 _MODULES = {
     "Cancelled": "core.errors",
     "InputError": "core.errors",
-    "Inspection": "app.inspect",
+    "Inspection": "formats.inspect",
     "LoraChoice": "merging.options",
     "LoraclrError": "core.errors",
     "MergeOutcome": "merging.outcome",

@@ -12,8 +12,7 @@ from lib_loraclr.capture.gather import Run, gather, needs_only_text, picture_siz
 from lib_loraclr.capture.hooks import input_features
 from lib_loraclr.capture.settings import CaptureSettings
 from lib_loraclr.core.deltas import Delta
-from lib_loraclr.core.errors import InputError
-from lib_loraclr.core.memory import out_of_memory, release_memory
+from lib_loraclr.core.errors import InputError, out_of_memory, release_memory
 from lib_loraclr.core.methods.base import Statistics
 from lib_loraclr.core.moments import SecondMoment, moment_dtype
 from lib_loraclr.model import DiffusionHost, Phase, Progress

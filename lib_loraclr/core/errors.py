@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 
 class LoraclrError(Exception):
     """A failure with a stable `code`, one clear sentence, and the file and tensor key it is about.
@@ -33,3 +35,24 @@ class Cancelled(LoraclrError):  # noqa: N818
 
     def __init__(self, message: str = "Cancelled; nothing was written.") -> None:
         super().__init__("cancelled", message)
+
+
+# of CUDA, ROCm and MPS, of CUBLAS, and of the CPU's allocator on Linux and Windows
+SENTENCES = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that the memory of a device or of the machine was not enough."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sentence in text for sentence in SENTENCES)
+
+
+def release_memory() -> None:
+    """Hand unused memory back; call it when the exception is gone, whose traceback keeps tensors alive."""
+    import torch  # here, so that what only knows errors starts without it
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

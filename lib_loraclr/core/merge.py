@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 
 from lib_loraclr.core.deltas import Delta, LowRank, add
-from lib_loraclr.core.errors import LoraclrError
+from lib_loraclr.core.errors import LoraclrError, out_of_memory, release_memory
 from lib_loraclr.core.fidelity import ConceptFidelity, fidelity
 from lib_loraclr.core.fusion import activation_gram
 from lib_loraclr.core.linalg import balanced, exact_float32
-from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.core.methods import complete_options, get_method
 from lib_loraclr.core.methods.base import MergeMethod
 from lib_loraclr.core.problem import LayerProblem, LayerSolution
-from lib_loraclr.core.rank import RankPolicy, allocate, bytes_per_rank
-from lib_loraclr.core.truncation import spectrum, truncate
+from lib_loraclr.core.rank import RankPolicy, allocate, bytes_per_rank, spectrum, truncate
 
 T = TypeVar("T")
 FALLBACK = "average"  # with every second moment unknown (the identity), gradient fusion's closed form is the average

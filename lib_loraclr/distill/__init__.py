@@ -7,9 +7,8 @@ distillation, Hinton et al. 2015, with the single LoRAs as teachers and no pictu
 
 from __future__ import annotations
 
-from lib_loraclr.distill.data import DistillationDataset, build_dataset
+from lib_loraclr.distill.data import DistillationDataset, DistillSettings, build_dataset
 from lib_loraclr.distill.evaluate import HeldOutEvaluation
-from lib_loraclr.distill.settings import DistillSettings
 from lib_loraclr.distill.train import Distilled, distill
 
 __all__ = ["DistillSettings", "DistillationDataset", "Distilled", "HeldOutEvaluation", "build_dataset", "distill"]

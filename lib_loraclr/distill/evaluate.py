@@ -15,10 +15,9 @@ from torch import Tensor
 from lib_loraclr.capture import CaptureSettings, Concept, TensorCache, inject
 from lib_loraclr.capture.run import held_out_runs, neutral_runs
 from lib_loraclr.core.deltas import Delta
+from lib_loraclr.core.errors import out_of_memory, release_memory
 from lib_loraclr.core.fidelity import ConceptFidelity
-from lib_loraclr.core.memory import out_of_memory, release_memory
-from lib_loraclr.distill.data import DatasetBuilder, DistillationDataset, sampled_steps
-from lib_loraclr.distill.settings import DistillSettings
+from lib_loraclr.distill.data import DatasetBuilder, DistillationDataset, DistillSettings, sampled_steps
 from lib_loraclr.distill.train import loss_weights
 from lib_loraclr.model import DifferentiableHost, Phase, Progress
 

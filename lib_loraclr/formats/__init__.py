@@ -1,6 +1,6 @@
 """LoRA files to core types and back: one reader per family, key names, the writer, metadata, sidecar."""
 
-from lib_loraclr.formats.inspect import describe, inspect_lora
+from lib_loraclr.formats.inspect import describe
 from lib_loraclr.formats.keys.family import FAMILIES
 from lib_loraclr.formats.keys.keymap import KeyMap
 from lib_loraclr.formats.lora_file import FileWarning, LayerUpdate, LoraFile
@@ -20,7 +20,6 @@ __all__ = [
     "atomic_path",
     "check_output",
     "describe",
-    "inspect_lora",
     "merged_metadata",
     "read_lora",
     "read_sidecar",

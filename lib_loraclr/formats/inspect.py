@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.formats.lora_file import LoraFile
+from lib_loraclr.formats.lora_file import FileWarning, LoraFile
 from lib_loraclr.formats.metadata import recipe_of
 from lib_loraclr.formats.read import read_lora
 from lib_loraclr.formats.triggers import frequent_tags
-
-
-def inspect_lora(path: Path) -> dict[str, Any]:
-    """A JSON-ready description: type, family, ranks, layers, triggers, size, hash, problems.
-
-    Never raises for a bad file: `ok` is then False and `problems` begins with the reason.
-    """
-    path = Path(path)
-    try:
-        file = read_lora(path)
-    except InputError as error:
-        return {"file": str(path), "name": path.stem, "ok": False, "problems": [error.as_dict()]}
-    return {"file": str(path), "name": file.name, "ok": True, **describe(file)}
 
 
 def describe(file: LoraFile) -> dict[str, Any]:
@@ -44,5 +33,32 @@ def describe(file: LoraFile) -> dict[str, Any]:
         "sha256": file.sha256,
         "base_model": file.metadata.get("ss_sd_model_name") or file.metadata.get("modelspec.architecture"),
         "recipe": recipe_of(file.metadata),
-        "problems": [warning.as_dict() for warning in file.warnings],
     }
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """`facts` as the formats layer tells them; `error` instead when the file cannot be used."""
+
+    path: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[FileWarning] = ()
+    error: InputError | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        if self.error is not None:
+            return {"file": str(self.path), "ok": False, "error": self.error.as_dict()}
+        warnings = [warning.as_dict() for warning in self.warnings]
+        return {"file": str(self.path), "ok": True, **self.facts, "warnings": warnings}
+
+
+def inspect(path: Path) -> Inspection:
+    """Look at one file; wrong input becomes `error`, so that one bad file among many does not hide the others."""
+    try:
+        if not path.is_file():
+            raise InputError("file-not-found", "The LoRA file does not exist.", file=str(path))
+        lora = read_lora(path)
+    except InputError as error:
+        return Inspection(path, error=error)
+    return Inspection(path, describe(lora), lora.warnings)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_loraclr.app.inspect import Inspection
-from lib_loraclr.app.inspect import inspect as inspect_file
+from lib_loraclr.formats.inspect import Inspection
+from lib_loraclr.formats.inspect import inspect as inspect_file
 from lib_loraclr.frontends.cli.merge import open_standalone
 from lib_loraclr.merging.options import LoraChoice, parse_merge_options
 from lib_loraclr.merging.outcome import MergeOutcome

@@ -14,9 +14,8 @@ from typing import NamedTuple
 from lib_loraclr.capture import TensorCache
 from lib_loraclr.capture.cache import digest, digest_deltas
 from lib_loraclr.core.deltas import Delta, LowRank, add
-from lib_loraclr.core.errors import InputError
+from lib_loraclr.core.errors import InputError, out_of_memory, release_memory
 from lib_loraclr.core.fidelity import ConceptFidelity, summarise
-from lib_loraclr.core.memory import out_of_memory, release_memory
 from lib_loraclr.core.merge import MergedLayer
 from lib_loraclr.distill import Distilled, HeldOutEvaluation, build_dataset, distill
 from lib_loraclr.distill.data import sampled_steps

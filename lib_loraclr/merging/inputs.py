@@ -9,12 +9,12 @@ from lib_loraclr.capture.concept import Concept, class_word_in, guess_kind
 from lib_loraclr.core.deltas import Delta, LayerShape
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import FileWarning, LoraFile
-from lib_loraclr.formats.shapes import shape_without_model
 from lib_loraclr.formats.weighted import (
     BaseWeight,
     check_families,
     family_of,
     read_files,
+    shape_without_model,
     unique_name,
     weighted_deltas,
 )

@@ -15,8 +15,7 @@ from lib_loraclr.core.fusion import activation_gram
 from lib_loraclr.core.merge import merge_layers, on_device
 from lib_loraclr.core.methods import METHODS
 from lib_loraclr.core.moments import SecondMoment
-from lib_loraclr.core.rank import LAYER_OVERHEAD, RankPolicy
-from lib_loraclr.core.truncation import truncate
+from lib_loraclr.core.rank import LAYER_OVERHEAD, RankPolicy, truncate
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import torch
 
 from lib_loraclr.core.deltas import Dense, LayerShape, LowRank
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.core.rank import LAYER_OVERHEAD, RankPolicy, allocate, bytes_per_rank
-from lib_loraclr.core.truncation import spectrum, truncate
+from lib_loraclr.core.rank import LAYER_OVERHEAD, RankPolicy, allocate, bytes_per_rank, spectrum, truncate
 
 
 def random_delta(out: int = 12, rank: int = 6, size: int = 15, seed: int = 0) -> LowRank:

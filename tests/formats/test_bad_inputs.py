@@ -19,7 +19,8 @@ from torch import Tensor
 
 from lib_loraclr.core.deltas import LayerShape
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.formats import inspect_lora, read_lora
+from lib_loraclr.formats import read_lora
+from lib_loraclr.formats.inspect import inspect
 from lib_loraclr.formats.keys.tensor_keys import split_tensor_key
 from lib_loraclr.formats.readers import read_update
 from lib_loraclr.formats.readers.parts import MemorySource, Parts
@@ -214,11 +215,11 @@ def test_no_handle_stays_open(tmp_path: Path) -> None:
 def test_inspect_tells_what_is_wrong_instead_of_raising(tmp_path: Path) -> None:
     path = tmp_path / "bad.safetensors"
     path.write_bytes(b"")
-    found = inspect_lora(path)
-    assert found["ok"] is False
-    assert found["problems"] == [
-        {"code": "empty-file", "message": "bad.safetensors is empty (0 bytes).", "file": str(path), "key": None}
-    ]
+    inspection = inspect(path).as_dict()
+    assert inspection["ok"] is False
+    assert inspection["error"] == {
+        "code": "empty-file", "message": "bad.safetensors is empty (0 bytes).", "file": str(path), "key": None
+    }  # fmt: skip
 
 
 BASE = torch.ones(2, 2)

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from lib_loraclr.core.deltas import LayerShape, LowRank
 from lib_loraclr.formats import (
     LoraFile,
-    inspect_lora,
     merged_metadata,
     read_lora,
     read_sidecar,
@@ -22,6 +21,7 @@ from lib_loraclr.formats import (
     write_lora,
     write_sidecar,
 )
+from lib_loraclr.formats.inspect import inspect
 from lib_loraclr.formats.keys.family import family_of_metadata
 
 K = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -212,10 +212,11 @@ def test_inspect_describes_a_merged_file(tmp_path: Path) -> None:
         dtype="fp16",
         metadata=merged_metadata("both", "sd1", files, {"method": "sum"}),
     )
-    found = inspect_lora(path)
+    found = inspect(path).as_dict()
     assert json.loads(json.dumps(found)) == found
-    wanted = {"ok": True, "name": "both", "types": ["lora"], "family": "sd1", "layers": {"unet": 1}, "ranks": {"2": 1},
-              "triggers": ["bob, tag299"], "sha256": written.sha256, "bytes": written.bytes, "problems": [],
+    wanted = {"ok": True, "file": str(path), "types": ["lora"], "family": "sd1", "layers": {"unet": 1},
+              "ranks": {"2": 1},
+              "triggers": ["bob, tag299"], "sha256": written.sha256, "bytes": written.bytes, "warnings": [],
               "needs_checkpoint": False, "embeddings": []}  # fmt: skip
     assert {key: found[key] for key in wanted} == wanted
     assert found["recipe"]["method"] == "sum"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_loraclr.core.deltas import LowRank
-from lib_loraclr.distill.student import Student
+from lib_loraclr.distill.train import Student
 from lib_loraclr.hosts.standalone import StandaloneHost
 from lib_loraclr.model import DifferentiableHost, SampleRequest
 from lib_loraclr.samplers import first_noise

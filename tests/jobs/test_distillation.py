@@ -19,8 +19,7 @@ from lib_loraclr.core.deltas import Delta, Dense, LowRank
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.distill import DistillationDataset, DistillSettings, build_dataset, distill, train
 from lib_loraclr.distill.data import sampled_steps
-from lib_loraclr.distill.student import Student, factored
-from lib_loraclr.distill.train import LossScale, learning_rates
+from lib_loraclr.distill.train import LossScale, Student, factored, learning_rates
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 
 

@@ -13,7 +13,7 @@ from tiny_loras import QUICK, Recorder, options_for
 
 from lib_loraclr.capture import run as capture_run
 from lib_loraclr.core import merge as core_merge
-from lib_loraclr.core.memory import out_of_memory
+from lib_loraclr.core.errors import out_of_memory
 from lib_loraclr.core.moments import SecondMoment
 from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.merging.pipeline import merge

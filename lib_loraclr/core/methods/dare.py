@@ -11,7 +11,7 @@ import torch
 from lib_loraclr.core.deltas import Dense, zero
 from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
 from lib_loraclr.core.methods.ties import SCALE
-from lib_loraclr.core.truncation import to_total_rank
+from lib_loraclr.core.rank import to_total_rank
 
 
 def layer_generator(seed: int, *parts: str | int) -> torch.Generator:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lib_loraclr.core.deltas import add, zero
 from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
-from lib_loraclr.core.truncation import truncate
+from lib_loraclr.core.rank import truncate
 
 
 class Svd(MergeMethod):

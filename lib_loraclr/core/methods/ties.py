@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib_loraclr.core.deltas import Dense, zero
 from lib_loraclr.core.methods.base import Field, LayerProblem, LayerSolution, MergeMethod
-from lib_loraclr.core.truncation import to_total_rank
+from lib_loraclr.core.rank import to_total_rank
 
 DENSITY = Field("density", 0.2, "Share of each LoRA's largest entries to keep.", low=0.0, high=1.0)
 SCALE = Field("scale", 1.0, "Factor on the merged result.")

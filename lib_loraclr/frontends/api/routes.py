@@ -11,9 +11,9 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from lib_loraclr.app.application import Application
 from lib_loraclr.app.catalogue import entry_of
-from lib_loraclr.app.inspect import inspect
 from lib_loraclr.core.errors import InputError, LoraclrError
 from lib_loraclr.formats import recipe_of
+from lib_loraclr.formats.inspect import inspect
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.frontends.api.access import body_of, guard
 from lib_loraclr.frontends.api.answers import Names

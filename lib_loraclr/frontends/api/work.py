@@ -16,8 +16,7 @@ from typing import Any
 
 from lib_loraclr.app.application import Application
 from lib_loraclr.app.cost import expected_phases
-from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
-from lib_loraclr.core.memory import out_of_memory
+from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError, out_of_memory
 from lib_loraclr.formats.output import check_job_output
 from lib_loraclr.merging.config import config_of
 from lib_loraclr.merging.options import MergeOptions

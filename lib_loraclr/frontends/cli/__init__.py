@@ -7,8 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from lib_loraclr.core.errors import Cancelled, LoraclrError
-from lib_loraclr.core.memory import out_of_memory
+from lib_loraclr.core.errors import Cancelled, LoraclrError, out_of_memory
 from lib_loraclr.frontends.cli.parser import build_parser
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_loraclr.app.inspect import Inspection, inspect
+from lib_loraclr.formats.inspect import Inspection, inspect
 from lib_loraclr.frontends.cli.table import warnings_text
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_loraclr.app.application import Application, JobState
-from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
-from lib_loraclr.core.memory import out_of_memory
+from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError, out_of_memory
 from lib_loraclr.model import Phase, Progress
 
 TASK_ID = re.compile(r"task\([\w-]{1,60}\)")  # the WebUI's form, which its progress bar asks for
