@@ -1,345 +1,341 @@
-/* The regional prompter's panel: puts canvas, cards and settings together and keeps them in step with gradio. */
+/* The regional prompter's panel: small helpers for its elements, icons and popups, and form fields.
+ * A WebUI loads scripts by name, so this file comes before all others of the panel. */
 "use strict";
 
-var loraclrRegional = window.loraclrRegional || {};
+/**
+ * What the server says of a field: its place in the layout ("hires.strength"), kind of value, words and range; `soft` is
+ * the slider's end where that is not `high`.
+ * @typedef {"number" | "whole" | "flag" | "text" | "long" | "span"} Kind
+ * @typedef {{
+ *   key: string, kind: Kind, label: string, help: string, low?: any, high?: any, step?: number, soft?: number,
+ *   choices?: [string, string][], optional?: boolean, empty?: string, shown?: number
+ * }} Rule
+ * @typedef {{node: HTMLElement, refresh: (value: any) => void, rule: {key: string}}} Field
+ */
 
-(() => {
-    const R = loraclrRegional;
-    const el = (...given) => R.dom.el(...given);
-    const iconButton = (...given) => R.dom.iconButton(...given);
-    const wordButton = (...given) => R.dom.wordButton(...given);
-    const popup = (...given) => R.dom.popup(...given);
-    const debounce = (...given) => R.dom.debounce(...given);
-    const field = (...given) => R.fields.field(...given);
-    const drawable = (...given) => R.document.drawable(...given);
-    const describe = (...given) => R.cards.describe(...given);
-    const app = (...given) => loraclrBridge.app(...given);
-    const WIDE = 720;
-    const SIZE_MS = 700;
-    const panels = new Map();
-    const TOOLS = [
-        ["select", "Select and move (V)"], ["box", "Draw a box (B)"], ["polygon", "Draw a polygon (P)"],
-        ["lasso", "Draw an outline freehand; adds to a painted region (L)"], ["brush", "Paint (D)"], ["eraser", "Erase (E)"],
-    ];
+var loraclrRegional = loraclrRegional || {};
 
-    class Panel {
-        constructor(root, config) {
-            this.root = root;
-            this.config = config;
-            this.tab = config.tab;
-            this.sent = []; // concepts that the merge tab has sent
-            this.bridge = new loraclrBridge.Bridge(config.endpoint);
-            this.written = ""; // what the hidden spec text holds as far as this panel knows
-            this.document = new R.document.RegionalDocument(config.defaults, config.oldNames, (source) => this.changed(source));
-            this.build();
-            this.view = new R.view.RegionalView(this.surface, this.document);
-            this.canvas = new R.canvas.RegionalCanvas(this.surface, this.document, this.view, {
-                message: (text) => this.say(text),
-                toolChanged: (name) => this.toolChanged(name),
-                opened: (region) => this.cards.focusPrompt(region.id),
-                drawn: () => this.cards.reveal(),
-            });
-            this.canvas.setTool("box");
-            this.toggle(this.snap, true);
-            this.watch();
-            this.readSize();
-            this.load(loraclrBridge.input(config.ids.spec)?.value ?? "", {history: false});
+loraclrRegional.dom = (() => {
+    // 20 x 20, stroked
+    const ICONS = {
+        select: "M5 3l10 7.2-4.6.7L13 16l-2 .9-2.5-5.1L5 15z",
+        box: "M4 5.5h12v9H4z M2.8 4.3h2.4v2.4H2.8z M14.8 13.3h2.4v2.4h-2.4z",
+        polygon: "M10 3l6.5 5-2.3 8.2H5.8L3.5 8z",
+        lasso: "M10 4c4 0 7 1.8 7 4.4s-3 4.4-7 4.4-7-1.8-7-4.4S6 4 10 4z M6 12.2c-1.5.9-1.6 2.4-.3 3 1.2.5 1.9 1 1.6 2.3",
+        brush: "M16.5 3.5L9 11l1.8 1.8 6.7-7.7z M8.2 11.6c-1.8 0-2.7 1.2-2.9 2.5-.1 1.1-.8 1.7-2 1.9 1.6 1.5 6.6 1.1 6.7-2.4z",
+        eraser: "M8 16l-4.4-4.4a1 1 0 010-1.4l6.3-6.3a1 1 0 011.4 0l4.9 4.9a1 1 0 010 1.4L10.4 16z M6.3 7.6l5.9 5.9 M8 16h9",
+        undo: "M7 4L3.5 7.5 7 11 M3.5 7.5H12a4.3 4.3 0 010 8.6H8",
+        redo: "M13 4l3.5 3.5L13 11 M16.5 7.5H8a4.3 4.3 0 000 8.6h4",
+        grid: "M3.5 4h13v12h-13z M9 4v12 M9 10h7.5",
+        presets: "M6 3.5h8v13l-4-3.2-4 3.2z",
+        picture: "M3.5 4.5h13v11h-13z M5 14l3.5-4 2.5 2.6 2-2.1 3 3.5 M12.8 7.2a.6.6 0 101.2 0 .6.6 0 00-1.2 0",
+        eye: "M2.5 10S5.3 5 10 5s7.5 5 7.5 5-2.8 5-7.5 5-7.5-5-7.5-5z M12.2 10a2.2 2.2 0 11-4.4 0 2.2 2.2 0 014.4 0z",
+        off: "M2.5 10S5.3 5 10 5s7.5 5 7.5 5-2.8 5-7.5 5-7.5-5-7.5-5z M4 16L16 4",
+        snap: "M5 3v7a5 5 0 0010 0V3h-3v7a2 2 0 01-4 0V3z M5 6h3 M12 6h3",
+        fit: "M4 8V4h4 M12 4h4v4 M16 12v4h-4 M8 16H4v-4",
+        copy: "M7 7h9v9H7z M4 13V4h9",
+        trash: "M4 6h12 M8 6V4h4v2 M5.5 6l.8 10h7.4l.8-10 M8.5 9v4.5 M11.5 9v4.5",
+        up: "M10 15V5 M5.5 9.5L10 5l4.5 4.5",
+        down: "M10 5v10 M5.5 10.5L10 15l4.5-4.5",
+        more: "M5.5 8l4.5 4.5L14.5 8",
+        map: "M4 4h12v12H4z M4 8h12 M4 12h12 M8 4v12 M12 4v12",
+        plus: "M10 4.5v11 M4.5 10h11",
+        close: "M5.5 5.5l9 9 M14.5 5.5l-9 9",
+        help: "M7.5 7.6a2.5 2.5 0 114 2c-1 .7-1.5 1.2-1.5 2.4 M10 14.6v.3 M17 10a7 7 0 11-14 0 7 7 0 0114 0z",
+    };
+
+    /** @typedef {keyof typeof ICONS} IconName */
+
+    /**
+     * Element with attributes, `on…` listeners and children; null children are left out.
+     * @template {keyof HTMLElementTagNameMap} Tag
+     * @param {Tag} tag
+     * @param {Json} attributes
+     * @param {(Node | string | null | undefined)[]} children
+     */
+    function el(tag, attributes = {}, ...children) {
+        const node = document.createElement(tag);
+        for (const [name, value] of Object.entries(attributes)) {
+            if (value === null || value === undefined || value === false) continue;
+            if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+            else if (name in node && typeof value !== "string") Object.assign(node, {[name]: value});
+            else node.setAttribute(name, value === true ? "" : value);
         }
+        for (const child of children) if (child !== null && child !== undefined) node.append(child);
+        return node;
+    }
 
-        build() {
-            this.surface = el("canvas", {class: "loraclr-canvas", tabindex: "0", role: "application", "aria-label": "Picture with regions; the list of regions holds the same as fields"});
-            this.toolButtons = TOOLS.map(([name, label]) => iconButton(name, label, () => this.pickTool(name), {"data-tool": name}));
-            this.brush = field({key: "brush", kind: "number", label: "Brush", help: "Diameter in percent of the picture's shorter side.", low: 0.5, high: 60, step: 0.5}, (value) => {
-                this.canvas.setBrush(value / 100);
-                this.brush.refresh(value);
-            });
-            this.brush.node.classList.add("loraclr-brush");
-            this.undo = iconButton("undo", "Undo (Ctrl+Z)", () => this.canvas.undo());
-            this.redo = iconButton("redo", "Redo (Ctrl+Shift+Z)", () => this.canvas.redo());
-            this.snap = iconButton("snap", "Snap to edges, thirds and other regions", () => this.toggle(this.snap, (this.canvas.snap = !this.canvas.snap)));
-            this.map = wordButton("map", "Weights", "Show the exact weights that sampling uses", () => this.showMap(this.maps.hidden));
-            const menu = (icon, word, label, fill) => popup(word ? wordButton(icon, word, label, null) : iconButton(icon, label, null), label, (content, close) => fill(this, content, close));
-            const group = (...nodes) => el("div", {class: "loraclr-group"}, ...nodes);
-            this.bar = el("div", {class: "loraclr-bar", role: "toolbar", "aria-label": "Tools"},
-                group(...this.toolButtons), this.brush.node, group(this.undo, this.redo),
-                group(menu("grid", "Grid", "Divide the picture", R.menus.gridMenu), menu("presets", "Layouts", "Layouts, import and export", R.menus.layoutMenu), menu("picture", "", "Picture behind the regions", R.menus.pictureMenu)),
-                group(this.snap, iconButton("fit", "Whole picture (0)", () => this.view.fit()), this.map, menu("help", "", "Keys and gestures", R.menus.helpMenu)));
-            this.problem = el("div", {class: "loraclr-problem", role: "alert", hidden: true});
-            this.status = el("div", {class: "loraclr-status"});
-            this.live = el("div", {class: "loraclr-live", role: "status", "aria-live": "polite"});
-            this.maps = el("div", {class: "loraclr-maps", hidden: true});
-            this.stage = el("div", {class: "loraclr-stage"}, this.surface, this.status);
-            this.cards = new R.cards.RegionCards(this);
-            this.settings = el("details", {class: "loraclr-settings"}, el("summary", {}, "Settings of the whole layout"), ...this.settingGroups());
-            this.root.replaceChildren(this.bar, el("div", {class: "loraclr-main"}, this.stage, this.cards.node), this.problem, this.maps, this.settings, this.live);
+    /** @param {IconName} name */
+    function icon(name) {
+        const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+        svg.setAttribute("viewBox", "0 0 20 20");
+        svg.setAttribute("aria-hidden", "true");
+        const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+        path.setAttribute("d", ICONS[name]);
+        svg.append(path);
+        return svg;
+    }
+
+    /**
+     * Square button with an icon; its label is its tooltip and its name for screen readers.
+     * @param {IconName} name
+     * @param {string} label
+     * @param {(() => void) | null} onclick
+     */
+    function iconButton(name, label, onclick, attributes = {}) {
+        return el("button", {"type": "button", "class": "loraclr-icon", "title": label, "aria-label": label.split(" (")[0], onclick, ...attributes}, icon(name));
+    }
+
+    /**
+     * As iconButton, with a word beside the icon.
+     * @param {IconName} name
+     * @param {string} word
+     * @param {string} label
+     * @param {(() => void) | null} onclick
+     */
+    function wordButton(name, word, label, onclick) {
+        const button = iconButton(name, label, onclick);
+        button.classList.add("loraclr-worded");
+        button.append(el("span", {}, word));
+        return button;
+    }
+
+    /**
+     * @param {string} text
+     * @param {(() => void) | null} onclick
+     */
+    function textButton(text, onclick, attributes = {}) {
+        return el("button", {type: "button", class: "loraclr-button", onclick, ...attributes}, text);
+    }
+
+    /**
+     * Button that shows a small panel below it; `fill(content, close)` is called each time it opens.
+     * @param {HTMLButtonElement} button
+     * @param {string} label
+     * @param {(content: HTMLElement, close: () => void) => void} fill
+     */
+    function popup(button, label, fill) {
+        const content = el("div", {"class": "loraclr-popup", "role": "dialog", "aria-label": label, "hidden": true});
+        const holder = el("div", {class: "loraclr-popup-holder"}, button, content);
+        button.setAttribute("aria-haspopup", "dialog");
+        button.setAttribute("aria-expanded", "false");
+        /** @param {Event} event */
+        const outside = (event) => {
+            if (!(event.target instanceof Node && holder.contains(event.target))) close(false);
+        };
+        function close(refocus = true) {
+            if (content.hidden) return;
+            content.hidden = true;
+            button.setAttribute("aria-expanded", "false");
+            document.removeEventListener("pointerdown", outside, true);
+            if (refocus) button.focus();
         }
-
-        settingGroups() {
-            this.settingFields = [];
-            return this.config.groups.map(({label, fields}) => {
-                const nodes = fields.map((rule) => {
-                    const one = field(rule, (value) => this.document.set(rule.key, value, rule.key));
-                    this.settingFields.push(one);
-                    return one.node;
-                });
-                return el("fieldset", {}, el("legend", {}, label), ...nodes);
-            });
+        function place() {
+            content.style.left = "0px";
+            const frame = /** @type {Element} */ (holder.closest(".loraclr-regional")).getBoundingClientRect();
+            const over = content.getBoundingClientRect().right - frame.right + 4;
+            if (over > 0) content.style.left = `${-Math.min(over, holder.getBoundingClientRect().left - frame.left)}px`;
         }
-
-        watch() {
-            new ResizeObserver(() => {
-                this.root.classList.toggle("loraclr-wide", this.root.clientWidth >= WIDE);
-                this.fitStage();
-            }).observe(this.root);
-            this.surface.addEventListener("dragover", (event) => event.preventDefault());
-            this.surface.addEventListener("drop", (event) => this.takeFiles(event, event.dataTransfer.files));
-            this.surface.addEventListener("paste", (event) => this.takeFiles(event, event.clipboardData.files));
-            // the host sets its size sliders without events (swap, presets), so they are read, while the panel is seen
-            let timer = 0;
-            new IntersectionObserver(([entry]) => {
-                clearInterval(timer);
-                if (!entry.isIntersecting) return;
-                timer = setInterval(() => this.readSize(), SIZE_MS);
-                this.refreshConcepts();
-            }).observe(this.root);
-            this.askTokens = debounce(() => this.refreshTokens(), 500);
-            this.askCheck = debounce(() => this.refreshCheck(), 400);
-            this.askMap = debounce(() => this.refreshMap(), 250);
-            new MutationObserver(() => this.view.request()).observe(document.body, {attributes: true, attributeFilter: ["class"]});
-        }
-
-        /** Height of the stage from the picture's shape, so that little of the frame stays empty. */
-        fitStage() {
-            const width = this.stage.clientWidth;
-            if (!width) return;
-            const {width: w, height: h} = this.document;
-            const height = Math.round(Math.min(Math.max(260, ((width - 28) * h) / w + 28), 560, 0.75 * window.innerHeight + 60));
-            this.surface.style.height = `${height}px`;
-            this.cards.node.style.maxHeight = this.root.classList.contains("loraclr-wide") ? `${Math.max(height + this.status.offsetHeight, 320)}px` : "";
-            this.view.resize();
-        }
-
-        /** Takes the picture's size from the host's sliders. */
-        readSize() {
-            const read = (name) => {
-                const box = app().querySelector(`#${this.tab}_${name} input[type=number]`);
-                return box && Number(box.value) > 0 ? Number(box.value) : this.document[name];
-            };
-            const [width, height] = [read("width"), read("height")];
-            if (width === this.document.width && height === this.document.height) return;
-            Object.assign(this.document, {width, height});
-            this.fitStage();
-            this.refreshStatus();
-            this.askMap();
-        }
-
-        pickTool(name) {
-            this.canvas.setTool(name);
-            this.surface.focus({preventScroll: true});
-        }
-
-        toolChanged(name) {
-            for (const button of this.toolButtons) this.toggle(button, button.dataset.tool === name);
-            this.brush.node.hidden = name !== "brush" && name !== "eraser";
-            this.brush.refresh(Math.round(1000 * (this.canvas || {brush: 0.06}).brush) / 10);
-        }
-
-        toggle(button, on) {
-            button.setAttribute("aria-pressed", String(on));
-        }
-
-        say(text) {
-            this.note = text;
-            this.live.textContent = text;
-            this.refreshStatus();
-        }
-
-        /** The spec into the hidden text, for the next generation. */
-        putSpec(text) {
-            const element = loraclrBridge.input(this.config.ids.spec);
-            if (!element || text === this.written) return;
-            this.written = text;
-            loraclrBridge.write(element, text);
-        }
-
-        /** The hidden text was set from elsewhere (pasted parameters, "send to"), or by this panel. */
-        specChanged(text) {
-            if (text === this.written) return;
-            this.written = text;
-            this.load(text || "", {source: "server"});
-        }
-
-        /** Replaces the layout; shows a problem rather than losing what is there. */
-        load(text, options = {}) {
-            const problem = this.document.load(text, options);
-            if (problem) this.showProblem(problem);
-            return !problem;
-        }
-
-        /** Everything that follows a change of the layout. `gesture` is a change that is still going on. */
-        changed(source) {
-            if (!this.view) return;
-            this.view.request();
-            if (source === "gesture") {
-                this.refreshStatus();
+        button.addEventListener("click", () => {
+            if (!content.hidden) {
+                close();
                 return;
             }
-            this.cards.refresh();
-            if (source !== "update") this.cards.reveal();
-            for (const one of this.settingFields) one.refresh(one.rule.key.split(".").reduce((owner, key) => owner[key], this.document.spec));
-            this.undo.disabled = !this.document.undoStack.length;
-            this.redo.disabled = !this.document.redoStack.length;
-            this.note = "";
-            this.refreshStatus();
-            if (source === "selection") return;
-            if (source !== "server") this.putSpec(this.document.text());
-            const region = this.document.region();
-            if (region && source !== "load") this.live.textContent = `Region ${this.document.regions.indexOf(region) + 1}: ${describe(this.document, region)}`;
-            if (this.document.regions.some((one) => !drawable(one.shape))) this.redrawForeign();
-            this.askTokens();
-            this.askCheck();
-            this.askMap();
-        }
-
-        refreshStatus() {
-            const {width, height, regions} = this.document;
-            const region = this.document.region();
-            const count = `${regions.length} ${regions.length === 1 ? "region" : "regions"}`;
-            const selected = region && !region.shape.live ? `${this.document.regions.indexOf(region) + 1}: ${describe(this.document, region)}` : "";
-            this.status.replaceChildren(el("span", {}, `${width} × ${height}`), el("span", {}, count), el("span", {}, this.note || selected));
-        }
-
-        showProblem(text) {
-            this.problem.hidden = !text;
-            this.problem.textContent = text || "";
-        }
-
-        /** The server's parser is the judge: its first complaint is shown above the canvas. */
-        async refreshCheck() {
-            const answer = await this.bridge.ask("validate", {spec: this.document.text()});
-            if (answer) this.showProblem(answer.error ? answer.error.message : (answer.problems || []).map((one) => one.message).slice(0, 3).join(" "));
-        }
-
-        /** Shapes that only the server can draw (a PNG, a grid) come back as masks and boxes. */
-        async redrawForeign() {
-            const text = this.document.text();
-            if (text === this.foreign) return;
-            this.foreign = text;
-            const answer = await this.bridge.ask("validate", {spec: text});
-            if (answer && answer.spec && this.document.text() === text && !(answer.problems || []).length) this.load(JSON.stringify(answer.spec), {source: "layout"});
-        }
-
-        async refreshTokens() {
-            const texts = this.document.regions.map((region) => region.prompt);
-            if (!texts.length) return;
-            const ids = this.document.regions.map((region) => region.id);
-            const answer = await this.bridge.ask("tokens", {texts});
-            if (!answer || !answer.counts) return;
-            answer.counts.forEach(([count, room], i) => {
-                const card = this.cards.cards.get(ids[i]);
-                if (card) card.setTokens(count, room);
-            });
-        }
-
-        showMap(on) {
-            this.maps.hidden = !on;
-            this.toggle(this.map, on);
-            if (on) this.refreshMap();
-        }
-
-        async refreshMap() {
-            if (this.maps.hidden) return;
-            const {width, height} = this.document;
-            const answer = await this.bridge.ask("preview", {spec: this.document.text(), width, height});
-            if (!answer) return;
-            if (answer.error) this.maps.replaceChildren(el("p", {}, answer.error.message));
-            else this.maps.replaceChildren(...answer.maps.map(({label, png}) => el("figure", {}, el("img", {src: png, alt: `Weights at ${label}`}), el("figcaption", {}, label))));
-        }
-
-        /** A ready-made layout: its boxes take the present prompts in order. */
-        applyLayout(spec) {
-            const prompts = this.document.regions.map(({prompt, negative, name, concept, negative_mode}) => ({prompt, negative, name, concept, negative_mode}));
-            const regions = (spec.regions || []).map((region, i) => (region.prompt ? region : {...region, ...prompts[i]}));
-            this.load(JSON.stringify({...spec, regions}), {source: "layout"});
-            this.canvas.setTool("select");
-        }
-
-        previewBoxes(spec) {
-            return (spec.regions || []).filter((region) => drawable(region.shape)).map((region) => this.document.boundsOf(region)).filter(Boolean);
-        }
-
-        /** The concepts that regions can be given, of all merged files. */
-        setConcepts(concepts) {
-            this.config.concepts = concepts;
-            this.cards.refresh();
-        }
-
-        /** Files may have been merged since the page was made. */
-        async refreshConcepts() {
-            const answer = await this.bridge.ask("concepts");
-            if (!answer || !answer.concepts) return;
-            const sent = this.sent.filter(({file}) => !answer.concepts.some((one) => one.file === file));
-            const concepts = [...answer.concepts, ...sent];
-            if (JSON.stringify(concepts) !== JSON.stringify(this.config.concepts)) this.setConcepts(concepts);
-        }
-
-        /** The picture's own prompt of an import; what the user has written stays unless it is the imported text itself. */
-        takePrompt(prompt, imported) {
-            const main = loraclrBridge.input(`${this.tab}_prompt`);
-            if (prompt && main && (!main.value.trim() || main.value.trim() === imported.trim())) loraclrBridge.write(main, prompt);
-        }
-
-        takeFiles(event, files) {
-            const file = [...files].find((one) => one.type.startsWith("image/"));
-            if (!file) return;
+            content.replaceChildren();
+            fill(content, close);
+            content.hidden = false;
+            place();
+            button.setAttribute("aria-expanded", "true");
+            document.addEventListener("pointerdown", outside, true);
+            const first = content.querySelector("button, input, textarea, select");
+            if (first instanceof HTMLElement) first.focus();
+        });
+        holder.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+            if (event.key !== "Escape" || content.hidden) return;
             event.preventDefault();
-            this.setBackground(URL.createObjectURL(file));
-        }
+            event.stopPropagation();
+            close();
+        });
+        return holder;
+    }
 
-        pickFile(done) {
-            const chooser = el("input", {type: "file", accept: "image/*"});
-            chooser.addEventListener("change", () => {
-                if (!chooser.files.length) return;
-                const image = new Image();
-                image.onload = () => done(image);
-                image.onerror = () => this.say("That file is not a picture.");
-                image.src = URL.createObjectURL(chooser.files[0]);
+    /**
+     * Calls `fn` once things have been quiet for `ms`.
+     * @param {(...args: any[]) => void} fn
+     * @param {number} ms
+     */
+    function debounce(fn, ms) {
+        let timer = 0;
+        return (/** @type {any[]} */ ...args) => {
+            clearTimeout(timer);
+            timer = setTimeout(() => fn(...args), ms);
+        };
+    }
+
+    return {el, icon, iconButton, wordButton, textButton, popup, debounce};
+})();
+
+/* Form fields made from the server's description of the layout: one kind of control for each kind of value. */
+loraclrRegional.fields = (() => {
+    const {el} = loraclrRegional.dom;
+    let serial = 0;
+
+    /**
+     * Number in range from a text, or null.
+     * @param {string} text
+     * @param {Rule} rule
+     */
+    function readNumber(text, rule) {
+        const value = text.trim() === "" ? NaN : Number(text.replace(",", "."));
+        if (!Number.isFinite(value)) return null;
+        const inside = loraclrRegional.geometry.clamp(value, rule.low, rule.high);
+        return rule.kind === "whole" ? Math.round(inside) : inside;
+    }
+
+    /** @param {any} value */
+    const shown = (value) => (value === null ? "" : String(Math.round(value * 1e4) / 1e4));
+
+    /** @param {KeyboardEvent} event */
+    function stopKeys(event) {
+        // the program's own shortcuts must not see what is typed here, but Ctrl+Enter (generate) and Ctrl+arrows (attention) may
+        if (!event.ctrlKey && !event.metaKey && event.key !== "Escape") event.stopPropagation();
+    }
+
+    /**
+     * @param {Rule} rule
+     * @param {string} id
+     * @param {(value: any) => void} set
+     */
+    function numberControl(rule, id, set) {
+        const top = rule.soft || rule.high;
+        const step = rule.step || (rule.kind === "whole" ? 1 : 0.01);
+        const slider = el("input", {"type": "range", "min": String(rule.low), "max": String(top), "step": String(step), "aria-label": rule.label, "tabindex": "-1"});
+        const box = el("input", {type: "text", inputmode: "decimal", id, placeholder: rule.empty || "", autocomplete: "off", onkeydown: stopKeys});
+        slider.addEventListener("input", () => set(Number(slider.value)));
+        const take = () => {
+            const value = readNumber(box.value, rule);
+            if (value !== null || rule.optional) set(value);
+            refresh(current);
+        };
+        /** @type {number | null} */
+        let current = null;
+        box.addEventListener("change", take);
+        box.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+            const up = {ArrowUp: 1, ArrowDown: -1}[event.key];
+            if (!up || event.ctrlKey) return;
+            event.preventDefault();
+            set(loraclrRegional.geometry.clamp(loraclrRegional.geometry.round((current || 0) + up * step * (event.shiftKey ? 10 : 1)), rule.low, rule.high));
+        });
+        /** @param {any} value */
+        function refresh(value) {
+            current = value;
+            slider.value = String(value === null ? rule.shown || 0 : value);
+            slider.classList.toggle("loraclr-unset", value === null);
+            const part = (Number(slider.value) - rule.low) / Math.max(1e-9, top - rule.low);
+            slider.style.setProperty("--loraclr-part", `${100 * loraclrRegional.geometry.clamp(part, 0, 1)}%`);
+            if (document.activeElement !== box || readNumber(box.value, rule) !== value) box.value = shown(value);
+        }
+        return {nodes: [slider, box], refresh};
+    }
+
+    /**
+     * @param {Rule} rule
+     * @param {string} id
+     * @param {(value: any) => void} set
+     */
+    function spanControl(rule, id, set) {
+        let current = [rule.low, rule.high];
+        const boxes = [0, 1].map((i) => {
+            const label = rule.label + (i ? ", last" : ", first");
+            const box = el("input", {"type": "text", "inputmode": "decimal", "aria-label": label, "onkeydown": stopKeys, ...(i ? {} : {id})});
+            box.addEventListener("change", () => {
+                const value = readNumber(box.value, rule);
+                const next = current.slice();
+                if (value !== null) next[i] = value;
+                set(next[0] <= next[1] ? next : [next[1], next[0]]);
+                refresh(current);
             });
-            chooser.click();
+            return box;
+        });
+        /** @param {any} value */
+        function refresh(value) {
+            current = value;
+            boxes.forEach((box, i) => {
+                box.value = shown(value[i]);
+            });
         }
-
-        setBackground(src) {
-            if (!src) {
-                this.view.background = null;
-                this.view.request();
-                return;
-            }
-            const image = new Image();
-            image.onload = () => {
-                this.view.background = image;
-                this.view.request();
-            };
-            image.onerror = () => this.say("The picture could not be shown.");
-            image.src = src;
-        }
+        return {nodes: [boxes[0], el("span", {class: "loraclr-dash"}, "–"), boxes[1]], refresh};
     }
 
-    /** Makes the panels of all places that wait for one; harmless when called again. */
-    function mount() {
-        for (const root of app().querySelectorAll(".loraclr-regional[data-config]:not([data-mounted])")) {
-            root.setAttribute("data-mounted", "");
-            const config = JSON.parse(root.dataset.config);
-            panels.set(config.tab, new Panel(root, config));
-        }
+    /**
+     * @param {Rule} rule
+     * @param {string} id
+     * @param {(value: any) => void} set
+     */
+    function textControl(rule, id, set) {
+        const long = rule.kind === "long";
+        const box = el(long ? "textarea" : "input", {id, type: long ? null : "text", placeholder: rule.empty || "", rows: long ? "2" : null, spellcheck: "false", autocomplete: "off"});
+        box.onkeydown = stopKeys;
+        box.oninput = () => set(box.value);
+        return {
+            nodes: [box],
+            /** @param {any} value */
+            refresh(value) {
+                if (box.value !== value) box.value = value;
+            },
+        };
     }
 
-    if (typeof onUiLoaded === "function") {
-        onUiLoaded(mount);
-        onAfterUiUpdate(mount); // a newer gradio may bring parts of the page later
+    /**
+     * @param {Rule} rule
+     * @param {string} id
+     * @param {(value: any) => void} set
+     */
+    function choiceControl(rule, id, set) {
+        const box = el("select", {id}, ...(rule.choices ?? []).map(([value, label]) => el("option", {value}, label)));
+        box.addEventListener("change", () => set(box.value));
+        return {
+            nodes: [box],
+            /** @param {any} value */
+            refresh(value) {
+                box.value = value;
+            },
+        };
     }
-    else document.addEventListener("DOMContentLoaded", () => new MutationObserver(mount).observe(document.body, {childList: true, subtree: true}));
 
-    R.mount = mount;
-    R.specChanged = (tab, text) => panels.get(tab)?.specChanged(text); // gradio calls it
-    R.panels = panels;
+    /**
+     * @param {Rule} rule
+     * @param {string} id
+     * @param {(value: any) => void} set
+     */
+    function flagControl(rule, id, set) {
+        const box = el("input", {type: "checkbox", id});
+        box.addEventListener("change", () => set(box.checked));
+        return {
+            nodes: [box],
+            /** @param {any} value */
+            refresh(value) {
+                box.checked = value;
+            },
+        };
+    }
+
+    const CONTROLS = {number: numberControl, whole: numberControl, flag: flagControl, span: spanControl, text: textControl, long: textControl};
+
+    /**
+     * {node, refresh(value)} for a rule; `set(value)` is called with every valid change.
+     * @param {Rule} rule
+     * @param {(value: any) => void} set
+     */
+    function field(rule, set) {
+        const id = `loraclr-field-${++serial}`;
+        const make = rule.choices ? choiceControl : CONTROLS[rule.kind];
+        const {nodes, refresh} = make(rule, id, set);
+        const label = el("label", {for: id, title: rule.help}, rule.label);
+        const kind = rule.choices ? "choice" : rule.kind;
+        const inner = kind === "flag" ? [...nodes, label] : [label, el("div", {class: "loraclr-control"}, ...nodes)];
+        return {node: el("div", {class: `loraclr-field loraclr-field-${kind}`}, ...inner), refresh, rule};
+    }
+
+    return {field, readNumber, stopKeys};
 })();

@@ -1,119 +1,236 @@
-/* Painted masks: bitmaps of 0 and 1 with strokes, filled outlines and the text form of the spec. No DOM.
- * A mask is {w, h, data}; points are fractions of the picture, so a mask follows the picture's size. */
+/* Painted masks. A mask is {w, h, data}, data 1 where it is painted; strokes and fills are drawn on a canvas.
+ * Points are fractions of the picture, so a mask follows the picture's size. The spec holds masks as PNG. */
 "use strict";
 
-var loraclrRegional = window.loraclrRegional || {};
+/** @typedef {{w: number, h: number, data: Uint8Array}} Mask */
 
-(() => {
-    const R = loraclrRegional;
+var loraclrRegional = loraclrRegional || {};
+
+loraclrRegional.mask = (() => {
     const LONG_SIDE = 256;
-    const MAX_SIDE = 2048;
     const CACHE = 64;
-    const decoded = new Map();
+    /** @type {Map<string, Mask | null>} masks by their PNG; null for one that cannot be read */
+    const known = new Map();
+    /** @type {Set<string>} PNGs that are being read */
+    const reading = new Set();
+    /** @type {Set<() => void>} called when a PNG was read */
+    const readers = new Set();
 
-    /** Empty mask with square pixels for a picture of width x height; sides are multiples of 8. */
+    /**
+     * Empty mask with square pixels for a picture of width x height; sides are multiples of 8.
+     * @param {number} width
+     * @param {number} height
+     * @returns {Mask}
+     */
     function create(width, height) {
         const scale = LONG_SIDE / Math.max(width, height);
+        /** @param {number} length */
         const side = (length) => Math.max(8, Math.round((length * scale) / 8) * 8);
         const [w, h] = [side(width), side(height)];
         return {w, h, data: new Uint8Array(w * h)};
     }
 
-    const copy = (mask) => ({w: mask.w, h: mask.h, data: mask.data.slice()});
+    /** @param {Mask} mask */
     const isEmpty = (mask) => !mask.data.includes(1);
 
-    /** Fraction of the picture that is covered. */
-    function coverage(mask) {
-        let count = 0;
-        for (const value of mask.data) count += value;
-        return count / mask.data.length;
+    // ---- canvas --------------------------------------------------------------------------------------------------
+
+    /**
+     * @param {number} w
+     * @param {number} h
+     */
+    function context(w, h) {
+        const canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [w, h];
+        return /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d", {willReadFrequently: true}));
     }
 
-    /** The spec's shape: one bit a pixel, rows one after the other, first pixel in the highest bit, zlib, base64. */
+    /**
+     * A canvas with the mask on it, opaque white where it is painted, to draw on.
+     * @param {Mask} mask
+     */
+    function easel(mask) {
+        const ctx = context(mask.w, mask.h);
+        const image = ctx.createImageData(mask.w, mask.h);
+        mask.data.forEach((value, i) => image.data.fill(255 * value, 4 * i, 4 * i + 4));
+        ctx.putImageData(image, 0, 0);
+        return ctx;
+    }
+
+    /**
+     * The mask that is on a canvas; a pixel counts from half its cover on.
+     * @param {CanvasRenderingContext2D} ctx
+     * @returns {Mask}
+     */
+    function read(ctx) {
+        const {width: w, height: h} = ctx.canvas;
+        const rgba = ctx.getImageData(0, 0, w, h).data;
+        return {w, h, data: Uint8Array.from({length: w * h}, (_, i) => rgba[4 * i + 3] >> 7)};
+    }
+
+    /**
+     * One stroke of a round brush from a to b; rx, ry are its radii as fractions of width and height.
+     * @param {CanvasRenderingContext2D} ctx
+     * @param {Point} a
+     * @param {Point} b
+     * @param {number} rx
+     * @param {number} ry
+     * @param {boolean} paint false takes away
+     */
+    function stroke(ctx, a, b, rx, ry, paint) {
+        const {width, height} = ctx.canvas;
+        const [sx, sy] = [Math.max(rx * width, 0.5), Math.max(ry * height, 0.5)]; // one unit is the brush's radius
+        /** @type {(point: Point) => Point} */
+        const at = ([x, y]) => [(x * width) / sx, (y * height) / sy];
+        ctx.save();
+        ctx.scale(sx, sy);
+        ctx.globalCompositeOperation = paint ? "source-over" : "destination-out";
+        ctx.fillStyle = ctx.strokeStyle = "#fff";
+        ctx.lineCap = "round";
+        ctx.lineWidth = 2;
+        ctx.beginPath();
+        ctx.moveTo(...at(a));
+        ctx.lineTo(...at(b));
+        ctx.stroke();
+        ctx.beginPath();
+        ctx.arc(...at(b), 1, 0, 7); // a line without length has no cap
+        ctx.fill();
+        ctx.restore();
+    }
+
+    /**
+     * Fills an outline by the even-odd rule, or takes it away.
+     * @param {CanvasRenderingContext2D} ctx
+     * @param {Point[]} points
+     * @param {boolean} paint
+     */
+    function fillPolygon(ctx, points, paint) {
+        const {width, height} = ctx.canvas;
+        ctx.save();
+        ctx.globalCompositeOperation = paint ? "source-over" : "destination-out";
+        ctx.fillStyle = "#fff";
+        ctx.beginPath();
+        for (const [x, y] of points) ctx.lineTo(x * width, y * height);
+        ctx.fill("evenodd");
+        ctx.restore();
+    }
+
+    // ---- the spec's shapes ---------------------------------------------------------------------------------------
+
+    /**
+     * @param {string} png
+     * @param {Mask | null} mask
+     */
+    function keep(png, mask) {
+        if (known.size >= CACHE) known.delete(String(known.keys().next().value));
+        known.set(png, mask);
+    }
+
+    /**
+     * The spec's shape: a PNG, transparent where nothing is painted.
+     * @param {Mask} mask
+     * @returns {Shape}
+     */
     function toShape(mask) {
-        const packed = new Uint8Array(Math.ceil(mask.data.length / 8));
-        mask.data.forEach((value, i) => {
-            if (value) packed[i >> 3] |= 128 >> (i & 7);
-        });
-        return {t: "mask", w: mask.w, h: mask.h, bits: 1, z: R.zlib.toBase64(R.zlib.deflate(packed))};
+        const png = easel(mask).canvas.toDataURL("image/png").split(",")[1];
+        keep(png, mask);
+        return {t: "png", png};
     }
 
-    /** Mask of a shape; throws when the text is damaged. The result is shared: copy before changing it. */
-    function fromShape(shape) {
-        const bits = shape.bits === 8 ? 8 : 1;
-        const key = `${shape.w}x${shape.h}x${bits}:${shape.z}`;
-        if (decoded.has(key)) return decoded.get(key);
-        const {w, h} = shape;
-        if (!(w > 0 && h > 0 && w <= MAX_SIDE && h <= MAX_SIDE)) throw new Error("mask data: wrong size");
-        const size = bits === 8 ? w * h : Math.ceil((w * h) / 8);
-        const bytes = R.zlib.inflate(R.zlib.fromBase64(shape.z), size);
-        if (bytes.length !== size) throw new Error("mask data: too short");
+    /**
+     * A shape's mask; null while its PNG is being read, and for one that cannot be read. Not to be changed.
+     * @param {Shape} shape
+     * @returns {Mask | null}
+     */
+    function ofShape(shape) {
+        if (shape.live) return shape.live;
+        const {png} = shape;
+        if (typeof png !== "string") return null;
+        const mask = known.get(png);
+        if (mask === undefined && !reading.has(png)) readPng(png);
+        return mask ?? null;
+    }
+
+    /**
+     * Is this a PNG that may be a mask soon?
+     * @param {Shape} shape
+     */
+    const isPending = (shape) => shape.png !== undefined && reading.has(shape.png);
+
+    /** @param {string} png */
+    function readPng(png) {
+        reading.add(png);
+        const image = new Image();
+        /** @param {Mask | null} mask */
+        const done = (mask) => {
+            reading.delete(png);
+            keep(png, mask);
+            readers.forEach((call) => call());
+        };
+        image.onload = () => done(fromImage(image, image.naturalWidth, image.naturalHeight));
+        image.onerror = () => done(null);
+        image.src = png.startsWith("data:") ? png : `data:image/png;base64,${png}`;
+    }
+
+    /**
+     * A picture as a mask of w x h: see `fromPixels`.
+     * @param {HTMLImageElement} image
+     * @param {number} w
+     * @param {number} h
+     */
+    function fromImage(image, w, h) {
+        const ctx = context(w, h);
+        ctx.drawImage(image, 0, 0, w, h);
+        return fromPixels(ctx.getImageData(0, 0, w, h).data, w, h);
+    }
+
+    /**
+     * Mask from RGBA pixels: opaque ones where the picture has transparency, else those brighter than half.
+     * @param {Uint8ClampedArray} rgba
+     * @param {number} w
+     * @param {number} h
+     * @returns {Mask}
+     */
+    function fromPixels(rgba, w, h) {
+        let transparent = false;
+        for (let i = 3; i < rgba.length && !transparent; i += 4) transparent = rgba[i] < 128;
         const data = new Uint8Array(w * h);
         for (let i = 0; i < data.length; i++) {
-            data[i] = bits === 8 ? (bytes[i] > 127 ? 1 : 0) : (bytes[i >> 3] >> (7 - (i & 7))) & 1;
+            const [r, g, b, a] = rgba.subarray(4 * i, 4 * i + 4);
+            data[i] = transparent ? a >> 7 : Number(0.299 * r + 0.587 * g + 0.114 * b > 127);
         }
-        const mask = {w, h, data};
-        if (decoded.size >= CACHE) decoded.delete(decoded.keys().next().value);
-        decoded.set(key, mask);
-        return mask;
+        return {w, h, data};
     }
 
-    /** Mask of a shape, of one that is being painted as well. */
-    const ofShape = (shape) => shape.live || fromShape(shape);
-
-    /** Sets the pixels of row y whose centre lies between x0 and x1 (in pixels). */
-    function fillSpan(mask, y, x0, x1, value) {
-        const from = Math.max(0, Math.ceil(x0 - 0.5));
-        const to = Math.min(mask.w - 1, Math.ceil(x1 - 0.5) - 1);
-        if (to >= from) mask.data.fill(value, y * mask.w + from, y * mask.w + to + 1);
-    }
-
-    /** One stroke of a round brush from a to b; rx, ry are its radii as fractions of width and height. */
-    function stroke(mask, a, b, rx, ry, value) {
-        const [px, py] = [Math.max(rx * mask.w, 0.5), Math.max(ry * mask.h, 0.5)];
-        const [ax, ay, bx, by] = [a[0] * mask.w, a[1] * mask.h, b[0] * mask.w, b[1] * mask.h];
-        const steps = Math.max(1, Math.ceil(Math.hypot((bx - ax) / px, (by - ay) / py) * 4));
-        for (let i = 0; i <= steps; i++) {
-            const x = ax + ((bx - ax) * i) / steps;
-            const y = ay + ((by - ay) * i) / steps;
-            const last = Math.min(mask.h - 1, Math.floor(y + py));
-            for (let row = Math.max(0, Math.floor(y - py)); row <= last; row++) {
-                const t = (row + 0.5 - y) / py;
-                if (Math.abs(t) >= 1) continue;
-                const half = px * Math.sqrt(1 - t * t);
-                fillSpan(mask, row, x - half, x + half, value);
-            }
-        }
-    }
-
-    /** Fills an outline by the even-odd rule at the pixels' centres. */
-    function fillPolygon(mask, points, value) {
-        for (let row = 0; row < mask.h; row++) {
-            const y = (row + 0.5) / mask.h;
-            const cuts = [];
-            for (let i = 0, j = points.length - 1; i < points.length; j = i++) {
-                const [xi, yi] = points[i];
-                const [xj, yj] = points[j];
-                if (yi > y !== yj > y) cuts.push(((xj - xi) * (y - yi)) / (yj - yi) + xi);
-            }
-            cuts.sort((p, q) => p - q);
-            for (let i = 0; i + 1 < cuts.length; i += 2) fillSpan(mask, row, cuts[i] * mask.w, cuts[i + 1] * mask.w, value);
-        }
-    }
-
+    /**
+     * @param {Box} box
+     * @returns {Point[]}
+     */
     const boxPoints = ([x0, y0, x1, y1]) => [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
 
-    /** Any shape as a new mask for a picture of width x height; null for a shape that cannot be drawn here. */
+    /**
+     * Any shape as a mask for a picture of width x height; null for a shape that cannot be drawn here.
+     * @param {Shape} shape
+     * @param {number} width
+     * @param {number} height
+     * @returns {Mask | null}
+     */
     function rasterise(shape, width, height) {
-        if (shape.t === "mask") return copy(fromShape(shape));
-        const mask = create(width, height);
-        if (shape.t === "box") fillPolygon(mask, boxPoints(shape.r), 1);
-        else if (shape.t === "poly") fillPolygon(mask, shape.p, 1);
-        else return null;
-        return mask;
+        if (shape.t !== "box" && shape.t !== "poly") return ofShape(shape);
+        const ctx = easel(create(width, height));
+        fillPolygon(ctx, shape.t === "box" ? boxPoints(shape.r) : shape.p, true);
+        return read(ctx);
     }
 
-    /** Mask moved by whole pixels, nearest to (dx, dy) in fractions; what leaves the picture is lost. */
+    // ---- pixels --------------------------------------------------------------------------------------------------
+
+    /**
+     * Mask moved by whole pixels, nearest to (dx, dy) in fractions; what leaves the picture is lost.
+     * @param {Mask} mask
+     * @param {number} dx
+     * @param {number} dy
+     * @returns {Mask}
+     */
     function move(mask, dx, dy) {
         const sx = Math.round(dx * mask.w);
         const sy = Math.round(dy * mask.h);
@@ -126,9 +243,17 @@ var loraclrRegional = window.loraclrRegional || {};
         return moved;
     }
 
+    /**
+     * @param {Mask} mask
+     * @returns {Mask}
+     */
     const invert = (mask) => ({w: mask.w, h: mask.h, data: mask.data.map((value) => 1 - value)});
 
-    /** Smallest box around the painted pixels, as fractions; null when there are none. */
+    /**
+     * Smallest box around the painted pixels, as fractions; null when there are none.
+     * @param {Mask} mask
+     * @returns {Box | null}
+     */
     function bounds(mask) {
         let [x0, y0, x1, y1] = [mask.w, mask.h, -1, -1];
         for (let y = 0; y < mask.h; y++) {
@@ -141,30 +266,32 @@ var loraclrRegional = window.loraclrRegional || {};
         return y1 < 0 ? null : [x0 / mask.w, y0 / mask.h, (x1 + 1) / mask.w, (y1 + 1) / mask.h];
     }
 
-    /** Is the pixel under (x, y) painted? */
+    /**
+     * Is the pixel under (x, y) painted?
+     * @param {Mask} mask
+     * @param {number} x
+     * @param {number} y
+     */
     function hit(mask, x, y) {
         const px = Math.floor(x * mask.w);
         const py = Math.floor(y * mask.h);
         return px >= 0 && py >= 0 && px < mask.w && py < mask.h && mask.data[py * mask.w + px] === 1;
     }
 
-    /** Mask from RGBA pixels: opaque ones where the picture has transparency, else those brighter than half. */
-    function fromPixels(rgba, w, h) {
-        let transparent = false;
-        for (let i = 3; i < rgba.length && !transparent; i += 4) transparent = rgba[i] < 128;
-        const data = new Uint8Array(w * h);
-        for (let i = 0; i < data.length; i++) {
-            const [r, g, b, a] = [rgba[4 * i], rgba[4 * i + 1], rgba[4 * i + 2], rgba[4 * i + 3]];
-            data[i] = transparent ? (a > 127 ? 1 : 0) : (0.299 * r + 0.587 * g + 0.114 * b > 127 ? 1 : 0);
-        }
-        return {w, h, data};
-    }
-
-    /** Runs [x0, x1, y] of painted pixels and the border as segments [xa, ya, xb, yb], both in pixels, for drawing. */
+    /**
+     * Runs [x0, x1, y] of painted pixels and the border as segments [xa, ya, xb, yb], both in pixels, for drawing.
+     * @param {Mask} mask
+     */
     function outline(mask) {
         const {w, h, data} = mask;
+        /**
+         * @param {number} x
+         * @param {number} y
+         */
         const at = (x, y) => (x >= 0 && y >= 0 && x < w && y < h ? data[y * w + x] : 0);
+        /** @type {[number, number, number][]} */
         const runs = [];
+        /** @type {Box[]} */
         const border = [];
         for (let y = 0; y <= h; y++) {
             let run = -1;
@@ -198,8 +325,8 @@ var loraclrRegional = window.loraclrRegional || {};
         return {runs, border};
     }
 
-    R.mask = {
-        LONG_SIDE, create, copy, isEmpty, coverage, toShape, fromShape, ofShape, stroke, fillPolygon, boxPoints, rasterise, move, invert,
-        bounds, hit, fromPixels, outline,
+    return {
+        LONG_SIDE, create, isEmpty, easel, read, stroke, fillPolygon, toShape, ofShape, isPending, readers, fromImage,
+        fromPixels, boxPoints, rasterise, move, invert, bounds, hit, outline,
     };
 })();

@@ -1,50 +1,73 @@
 /* Draws the layout on a canvas: picture frame, regions, handles, guides. Knows nothing of tools or gradio. */
 "use strict";
 
-var loraclrRegional = window.loraclrRegional || {};
+/**
+ * @typedef {InstanceType<typeof loraclrRegional.document.RegionalDocument>} RegionalDocument
+ * @typedef {{x: number, y: number, width: number, height: number}} Rect
+ * @typedef {{px: number, py: number, radius: number}} BrushMark
+ * @typedef {{guides?: [0 | 1, number][], points?: Point[], closing?: boolean, brush?: BrushMark | null}} Overlay
+ */
 
-(() => {
+var loraclrRegional = loraclrRegional || {};
+
+loraclrRegional.view = (() => {
     const R = loraclrRegional;
-    const drawable = (...given) => R.document.drawable(...given);
-    // Okabe and Ito's colours, which stay apart in the common kinds of colour blindness; from the ninth region on patterns tell them apart too.
-    const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8f7cc9", "#b8ad1f"];
+    // there are as many as colours; from the ninth region on they tell regions of one colour apart
     const PATTERNS = ["rise", "fall", "dots", "level", "cross", "upright", "grid", "rings"];
     const HANDLE = 4.5;
     const MARGIN = 14;
     const MAX_ZOOM = 16;
+    /** @type {WeakMap<Mask, {fill: Path2D, border: Path2D}>} */
     const paths = new WeakMap();
+    /** @type {Map<string, HTMLCanvasElement>} */
     const tiles = new Map();
 
-    /** Colour and pattern of a region: its own number in its id where it has one, else its place in the list. */
+    /**
+     * Colour and pattern of a region: its own number in its id where it has one, else its place in the list.
+     * @param {RegionalDocument} document_
+     * @param {Region} region
+     */
     function look(document_, region) {
         const own = /^#[0-9a-f]{6}$/i.test(region.color || "") ? region.color : null;
         const match = /^r(\d+)$/.exec(region.id);
         const at = match ? Number(match[1]) - 1 : document_.regions.indexOf(region);
-        const count = COLOURS.length;
-        return {colour: own || COLOURS[at % count], pattern: PATTERNS[(at + Math.floor(at / count)) % PATTERNS.length]};
+        const count = document_.colours.length;
+        return {colour: own || document_.colours[at % count], pattern: PATTERNS[(at + Math.floor(at / count)) % PATTERNS.length]};
     }
 
-    /** Repeating tile of one pattern, drawn once for each colour and pixel density. */
+    /**
+     * Repeating tile of one pattern, drawn once for each colour and pixel density.
+     * @param {string} colour
+     * @param {string} kind
+     * @param {number} density
+     */
     function patternTile(colour, kind, density) {
         const key = `${colour} ${kind} ${density}`;
-        if (tiles.has(key)) return tiles.get(key);
+        const known = tiles.get(key);
+        if (known) return known;
         const side = Math.round(10 * density);
         const tile = document.createElement("canvas");
         tile.width = tile.height = side;
-        const ctx = tile.getContext("2d");
+        const ctx = /** @type {CanvasRenderingContext2D} */ (tile.getContext("2d"));
         ctx.strokeStyle = ctx.fillStyle = colour;
         ctx.lineWidth = density;
-        const line = (...p) => {
+        /** @param {Box} ends */
+        const line = (...[xa, ya, xb, yb]) => {
             ctx.beginPath();
-            ctx.moveTo(p[0] * side, p[1] * side);
-            ctx.lineTo(p[2] * side, p[3] * side);
+            ctx.moveTo(xa * side, ya * side);
+            ctx.lineTo(xb * side, yb * side);
             ctx.stroke();
         };
+        /**
+         * @param {number} radius
+         * @param {boolean} fill
+         */
         const ring = (radius, fill) => {
             ctx.beginPath();
             ctx.arc(side / 2, side / 2, radius * side, 0, 7);
             if (fill) ctx.fill(); else ctx.stroke();
         };
+        /** @param {boolean} up */
         const diagonal = (up) => [-1, 0, 1].forEach((shift) => (up ? line(shift, 1, shift + 1, 0) : line(shift, 0, shift + 1, 1)));
         if (kind === "rise" || kind === "cross") diagonal(true);
         if (kind === "fall" || kind === "cross") diagonal(false);
@@ -56,7 +79,10 @@ var loraclrRegional = window.loraclrRegional || {};
         return tile;
     }
 
-    /** Fill and border of a mask as paths in mask pixels; kept as long as the mask itself. */
+    /**
+     * Fill and border of a mask as paths in mask pixels; kept as long as the mask itself.
+     * @param {Mask} mask
+     */
     function maskPaths(mask) {
         let found = paths.get(mask);
         if (found) return found;
@@ -72,14 +98,21 @@ var loraclrRegional = window.loraclrRegional || {};
     }
 
     class RegionalView {
+        /**
+         * @param {HTMLCanvasElement} canvas
+         * @param {RegionalDocument} document_
+         */
         constructor(canvas, document_) {
             this.canvas = canvas;
             this.document = document_;
             this.zoom = 1;
             this.pan = [0, 0];
             this.width = this.height = 1;
+            /** @type {HTMLImageElement | null} */
             this.background = null;
+            /** @type {Overlay} */
             this.overlay = {};
+            this.density = 1;
             this.hidden = false;
             this.frame = 0;
         }
@@ -115,31 +148,54 @@ var loraclrRegional = window.loraclrRegional || {};
             return {x: (this.width - w) / 2 + this.pan[0], y: (this.height - h) / 2 + this.pan[1], width: w, height: h};
         }
 
+        /**
+         * @param {number} px
+         * @param {number} py
+         */
         toPicture(px, py) {
             const rect = this.rect();
             return [(px - rect.x) / rect.width, (py - rect.y) / rect.height];
         }
 
+        /**
+         * @param {number} x
+         * @param {number} y
+         * @returns {Point}
+         */
         toScreen(x, y) {
             const rect = this.rect();
             return [rect.x + x * rect.width, rect.y + y * rect.height];
         }
 
-        /** Zooms by `factor` keeping the point (px, py) of the element in its place. */
+        /**
+         * Zooms by `factor` keeping the point (px, py) of the element in its place.
+         * @param {number} px
+         * @param {number} py
+         * @param {number} factor
+         */
         zoomAt(px, py, factor) {
             const zoom = R.geometry.clamp(this.zoom * factor, 1, MAX_ZOOM);
             const [x, y] = this.toPicture(px, py);
             this.zoom = zoom;
-            if (zoom === 1) this.pan = [0, 0];
-            else {
+            if (zoom === 1) {
+                this.pan = [0, 0];
+            } else {
                 const [nx, ny] = this.toScreen(x, y);
                 this.panBy(px - nx, py - ny);
             }
             this.request();
         }
 
+        /**
+         * @param {number} dx
+         * @param {number} dy
+         */
         panBy(dx, dy) {
             const rect = this.rect();
+            /**
+             * @param {number} length
+             * @param {number} frame
+             */
             const limit = (length, frame) => Math.max(0, (length - frame) / 2 + MARGIN);
             const lx = limit(rect.width, this.width);
             const ly = limit(rect.height, this.height);
@@ -154,8 +210,12 @@ var loraclrRegional = window.loraclrRegional || {};
         }
 
         draw() {
-            const ctx = this.canvas.getContext("2d");
+            const ctx = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
             const style = getComputedStyle(this.canvas);
+            /**
+             * @param {string} name
+             * @param {string} other
+             */
             const colour = (name, other) => style.getPropertyValue(name).trim() || other;
             this.density = this.canvas.width / Math.max(1, this.width);
             ctx.setTransform(this.density, 0, 0, this.density, 0, 0);
@@ -163,15 +223,20 @@ var loraclrRegional = window.loraclrRegional || {};
             const rect = this.rect();
             this.drawPaper(ctx, rect, colour);
             if (!this.hidden) {
-                const regions = this.document.stacked().filter((region) => drawable(region.shape));
+                const regions = this.document.stacked().filter((/** @type {Region} */ region) => R.document.drawable(region.shape));
                 for (const region of regions) this.drawRegion(ctx, rect, region);
                 for (const region of regions) this.drawLabel(ctx, region);
                 const selected = this.document.region();
-                if (selected && drawable(selected.shape)) this.drawHandles(ctx, selected.shape, look(this.document, selected).colour);
+                if (selected && R.document.drawable(selected.shape)) this.drawHandles(ctx, selected.shape, look(this.document, selected).colour);
             }
             this.drawOverlay(ctx, rect);
         }
 
+        /**
+         * @param {CanvasRenderingContext2D} ctx
+         * @param {Rect} rect
+         * @param {(name: string, other: string) => string} colour
+         */
         drawPaper(ctx, rect, colour) {
             ctx.fillStyle = colour("--loraclr-paper", "#fff");
             ctx.fillRect(rect.x, rect.y, rect.width, rect.height);
@@ -193,33 +258,44 @@ var loraclrRegional = window.loraclrRegional || {};
             ctx.strokeRect(rect.x - 0.5, rect.y - 0.5, rect.width + 1, rect.height + 1);
         }
 
-        /** [path, transform] of a shape, in CSS pixels. */
+        /**
+         * Path of a shape in CSS pixels: its fill, or the border of a mask.
+         * @param {Rect} rect
+         * @param {Shape} shape
+         * @param {"fill" | "border"} part
+         */
         shapePath(rect, shape, part = "fill") {
             const path = new Path2D();
-            if (shape.t === "mask") {
-                const mask = R.mask.ofShape(shape);
+            if (shape.t === "png") {
+                const mask = R.mask.ofShape(shape) ?? R.mask.create(1, 1);
                 const [dx, dy] = shape.shift || [0, 0];
                 const matrix = new DOMMatrix([rect.width / mask.w, 0, 0, rect.height / mask.h, rect.x + dx * rect.width, rect.y + dy * rect.height]);
                 path.addPath(maskPaths(mask)[part], matrix);
                 return path;
             }
+            /** @type {Point[]} */
             const points = shape.t === "box" ? R.mask.boxPoints(shape.r) : shape.p;
             points.forEach(([x, y], i) => path[i ? "lineTo" : "moveTo"](rect.x + x * rect.width, rect.y + y * rect.height));
             path.closePath();
             return path;
         }
 
+        /**
+         * @param {CanvasRenderingContext2D} ctx
+         * @param {Rect} rect
+         * @param {Region} region
+         */
         drawRegion(ctx, rect, region) {
             const {colour, pattern} = look(this.document, region);
             const selected = region.id === this.document.selected;
             const fill = this.shapePath(rect, region.shape);
-            const border = region.shape.t === "mask" ? this.shapePath(rect, region.shape, "border") : fill;
+            const border = region.shape.t === "png" ? this.shapePath(rect, region.shape, "border") : fill;
             ctx.save();
             ctx.globalAlpha = region.on ? (selected ? 0.34 : 0.24) : 0.06;
             ctx.fillStyle = colour;
             ctx.fill(fill);
             if (region.on) {
-                const tile = ctx.createPattern(patternTile(colour, pattern, this.density), "repeat");
+                const tile = /** @type {CanvasPattern} */ (ctx.createPattern(patternTile(colour, pattern, this.density), "repeat"));
                 tile.setTransform(new DOMMatrix([1 / this.density, 0, 0, 1 / this.density, rect.x, rect.y]));
                 ctx.globalAlpha = selected ? 0.55 : 0.35;
                 ctx.fillStyle = tile;
@@ -239,6 +315,10 @@ var loraclrRegional = window.loraclrRegional || {};
             ctx.restore();
         }
 
+        /**
+         * @param {CanvasRenderingContext2D} ctx
+         * @param {Region} region
+         */
         drawLabel(ctx, region) {
             const box = this.document.boundsOf(region);
             if (!box) return;
@@ -255,7 +335,7 @@ var loraclrRegional = window.loraclrRegional || {};
             const width = ctx.measureText(text).width + 11;
             if (region.shape.t === "poly") { // in its middle: a corner of its frame may lie outside, or under a handle
                 const {p} = region.shape;
-                const middle = [0, 1].map((axis) => p.reduce((sum, point) => sum + point[axis], 0) / p.length);
+                const middle = [0, 1].map((axis) => p.reduce((/** @type {number} */ sum, /** @type {Point} */ point) => sum + point[axis], 0) / p.length);
                 const [cx, cy] = this.toScreen(middle[0] + dx, middle[1] + dy);
                 [x, y] = [cx - width / 2 - 5, cy - 14];
             }
@@ -270,6 +350,11 @@ var loraclrRegional = window.loraclrRegional || {};
             ctx.globalAlpha = 1;
         }
 
+        /**
+         * @param {CanvasRenderingContext2D} ctx
+         * @param {Shape} shape
+         * @param {string} colour
+         */
         drawHandles(ctx, shape, colour) {
             const points = shape.t === "box" ? R.geometry.handlePoints(shape.r).map(([, x, y]) => [x, y]) : shape.t === "poly" ? shape.p : [];
             ctx.lineWidth = 1.5;
@@ -285,7 +370,11 @@ var loraclrRegional = window.loraclrRegional || {};
             }
         }
 
-        /** What a tool shows while it works: guides [axis, at], points of an open outline, and the brush. */
+        /**
+         * What a tool shows while it works: guides [axis, at], points of an open outline, and the brush.
+         * @param {CanvasRenderingContext2D} ctx
+         * @param {Rect} rect
+         */
         drawOverlay(ctx, rect) {
             const {guides = [], points = [], closing = false, brush = null} = this.overlay;
             ctx.lineWidth = 1;
@@ -297,11 +386,16 @@ var loraclrRegional = window.loraclrRegional || {};
                 ctx.lineTo(axis ? rect.x + rect.width : px, axis ? py : rect.y + rect.height);
                 ctx.stroke();
             }
-            const twice = () => [["#fff", 3.5], ["#111", 1.5]].forEach(([colour, width]) => {
+            /** @param {string} colour */
+            const stroke = (colour, width = 3.5) => {
                 ctx.strokeStyle = colour;
                 ctx.lineWidth = width;
                 ctx.stroke();
-            });
+            };
+            const twice = () => {
+                stroke("#fff");
+                stroke("#111", 1.5);
+            };
             if (points.length) {
                 ctx.beginPath();
                 points.forEach(([x, y], i) => ctx[i ? "lineTo" : "moveTo"](...this.toScreen(x, y)));
@@ -321,5 +415,5 @@ var loraclrRegional = window.loraclrRegional || {};
         }
     }
 
-    R.view = {RegionalView, look, COLOURS, PATTERNS};
+    return {RegionalView, look, PATTERNS};
 })();

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.regional import Mask, RegionalSpec, parse_spec, spec_as_json, validate_spec
+from lib_loraclr.regional import RegionalSpec, parse_spec, spec_as_json, validate_spec
 from lib_loraclr.regional.importers import import_forge_couple, import_regional_prompter, import_text
-from lib_loraclr.regional.shapes import MAX_MASK_SIDE
 
 MAX_PICTURE_BYTES = 16_000_000
 
@@ -19,33 +15,13 @@ def read_regions(raw: Any) -> tuple[RegionalSpec, list[InputError]]:
     """The spec of a text, an object or None, PNG masks included, and every problem; never raises."""
     if not isinstance(raw, str | dict | None):
         return RegionalSpec(), [InputError("bad-regions", "The regions must be a JSON object or its text.")]
-    return validate_spec(raw, picture=picture_mask)
+    return validate_spec(raw)
 
 
 def check_regions(raw: Any) -> dict[str, Any]:
     """{"spec": what can be used of it, "problems": [{code, message, key, file}]}."""
     spec, problems = read_regions(raw)
     return {"spec": spec_as_json(spec), "problems": [problem.as_dict() for problem in problems]}
-
-
-def picture_mask(data: bytes) -> Mask:
-    """A mask from a PNG: its opaque part where it has transparency, else its brightness. Raises InputError."""
-    if len(data) > MAX_PICTURE_BYTES:
-        raise InputError("bad-mask", "The PNG of the mask is too large.")
-    try:
-        picture = Image.open(io.BytesIO(data), formats=["PNG"])
-        if max(picture.size) > MAX_MASK_SIDE:
-            raise InputError("bad-mask", f"The PNG of the mask is larger than {MAX_MASK_SIDE} pixels.")
-        picture.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise InputError("bad-mask", "The mask is not a PNG picture.") from None
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        alpha = picture.convert("RGBA").getchannel("A")
-        if min(alpha.tobytes()) < 255:
-            width, height = picture.size
-            return Mask(width, height, alpha.tobytes())
-    width, height = picture.size
-    return Mask(width, height, picture.convert("RGB").convert("L").tobytes())
 
 
 def import_regions(raw: Any, size: tuple[int, int] = (512, 512)) -> dict[str, Any]:
@@ -57,7 +33,7 @@ def import_regions(raw: Any, size: tuple[int, int] = (512, 512)) -> dict[str, An
     if not isinstance(raw, str) or not raw.strip():
         raise InputError("bad-import", "Paste a prompt or a layout first.", key="text")
     if raw.lstrip().startswith("{"):
-        spec = parse_spec(raw, picture=picture_mask)
+        spec = parse_spec(raw)
         return {"spec": spec_as_json(spec), "notes": [], "prompt": None, "negative": None}
     found = import_text(raw, size=size)
     return {

@@ -22,28 +22,25 @@ from lib_loraclr.regional.spec import MAX_REGIONS, VERSION, Region, RegionalSpec
 MAX_LORAS = 8
 MAX_JSON = 8_000_000
 
-DecodePicture = Callable[[bytes], Mask]
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 MIGRATIONS: dict[int, Migration] = {}  # version n -> what makes a spec of version n one of version n + 1
 
 
-def parse_spec(raw: str | Mapping[str, Any] | None, *, picture: DecodePicture | None = None) -> RegionalSpec:
+def parse_spec(raw: str | Mapping[str, Any] | None) -> RegionalSpec:
     """The spec of a JSON text or object; None and empty text are the empty spec.
 
-    `picture` turns the bytes of a PNG into a mask, for shapes of type "png". Raises InputError "bad-regions" or
+    Raises InputError "bad-regions" or
     "bad-mask" for the first problem; `key` is its place, such as `regions[2].shape.r`.
     """
-    spec, problems = validate_spec(raw, picture=picture)
+    spec, problems = validate_spec(raw)
     if problems:
         raise problems[0]
     return spec
 
 
-def validate_spec(
-    raw: str | Mapping[str, Any] | None, *, picture: DecodePicture | None = None
-) -> tuple[RegionalSpec, list[InputError]]:
+def validate_spec(raw: str | Mapping[str, Any] | None) -> tuple[RegionalSpec, list[InputError]]:
     """What can be read of `raw` and every problem; a field with a problem has its default, a bad region is left out."""
-    reader = _Reader(picture)
+    reader = _Reader()
     spec = reader.spec(raw)
     return spec, reader.problems
 
@@ -54,7 +51,6 @@ def _bad(message: str, key: str | None) -> InputError:
 
 @dataclass
 class _Reader:
-    picture: DecodePicture | None
     problems: list[InputError] = field(default_factory=list)
 
     def spec(self, raw: str | Mapping[str, Any] | None) -> RegionalSpec:
@@ -134,21 +130,12 @@ class _Reader:
         if kind == "mask":
             mask = _mask(data, key)
         elif kind == "png":
-            mask = self._from_png(data.get("png"), f"{key}.png")
+            mask = _png(data.get("png"), f"{key}.png")
         else:
             raise _bad(f"There is no shape '{kind}'; a shape is a box, poly, mask or png.", f"{key}.t")
         if mask.area < SMALLEST_AREA:
             raise _bad("The mask is empty.", key)
         return mask
-
-    def _from_png(self, raw: Any, key: str) -> Mask:
-        if self.picture is None or not isinstance(raw, str) or len(raw) > MAX_JSON:
-            raise _bad("A mask as PNG cannot be read here.", key)
-        try:
-            data = base64.b64decode(raw.partition(",")[2] if raw.startswith("data:") else raw, validate=True)
-        except (binascii.Error, ValueError):
-            raise _bad("The PNG of the mask is not valid base64.", key) from None
-        return self.picture(data)
 
     def fields(self, kind: type[Any], data: dict[str, Any], key: str) -> dict[str, Any]:
         """Constructor arguments of `kind` from its JSON object, unknown keys under `extra`."""
@@ -233,6 +220,16 @@ def _mask(data: Mapping[str, Any], key: str) -> Mask:
     if not isinstance(packed, str) or not all(size.is_integer() for size in sizes):
         raise _bad("A mask needs w, h and its data z.", key)
     return Mask.unpacked(int(sizes[0]), int(sizes[1]), int(sizes[2]), packed, key)
+
+
+def _png(raw: Any, key: str) -> Mask:
+    if not isinstance(raw, str) or len(raw) > MAX_JSON:
+        raise _bad("A mask needs a PNG as base64.", key)
+    try:
+        data = base64.b64decode(raw.partition(",")[2] if raw.startswith("data:") else raw, validate=True)
+    except (binascii.Error, ValueError):
+        raise _bad("The PNG of the mask is not valid base64.", key) from None
+    return Mask.from_png(data, key)
 
 
 def _list_of(raw: Any, count: int, name: str, key: str) -> Sequence[Any]:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.regional import RegionalSpec, parse_spec
-from lib_loraclr.regional.layout import picture_mask
 from lib_loraclr.regional.weights import RegionWeights, base_weight
 from lib_loraclr.samplers import LATENT_FACTOR
 
@@ -33,7 +32,7 @@ def weight_maps(raw: Any, width: Any, height: Any) -> dict[str, Any]:
     """
     columns, rows = _side(width, "width"), _side(height, "height")
     size = max(1, rows // LATENT_FACTOR), max(1, columns // LATENT_FACTOR)
-    weights = RegionWeights(parse_spec(raw, picture=picture_mask), *size)
+    weights = RegionWeights(parse_spec(raw), *size)
     colours = region_colours(weights.spec)
     scale = min(1.0, SHOWN_SIDE / max(columns, rows))
     fine = max(1, round(rows * scale)), max(1, round(columns * scale))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import zlib
 from dataclasses import dataclass
+
+from PIL import Image, UnidentifiedImageError
 
 from lib_loraclr.core.errors import InputError
 
 MAX_VERTICES = 2000
 MAX_MASK_SIDE = 2048
+MAX_PNG_BYTES = 16_000_000
 SMALLEST_AREA = 1e-6  # share of the picture; less is a click, not a region
 
 
@@ -63,16 +67,39 @@ class Mask:
         """Share of the picture."""
         return sum(self.values) / (255 * self.width * self.height)
 
-    def packed(self) -> tuple[int, str]:
-        """(bits, base64 of the deflated cells): one bit a cell if all are 0 or 255, rows not padded."""
-        bits, raw = 8, self.values
+    def png(self) -> bytes:
+        """The mask as a grey PNG, bright inside; one bit a cell if all are 0 or 255."""
+        picture = Image.frombytes("L", (self.width, self.height), self.values)
         if not self.values.translate(None, b"\x00\xff"):
-            bits, raw = 1, _to_bits(self.values)
-        return bits, base64.b64encode(zlib.compress(raw, 9)).decode("ascii")
+            picture = picture.convert("1", dither=Image.Dither.NONE)
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", optimize=True)
+        return buffer.getvalue()
+
+    @classmethod
+    def from_png(cls, data: bytes, key: str | None = None) -> Mask:
+        """The opaque part of a PNG where it has transparency, else its brightness. Raises InputError "bad-mask"."""
+        if len(data) > MAX_PNG_BYTES:
+            raise _bad("The PNG of the mask is too large.", key)
+        try:
+            picture = Image.open(io.BytesIO(data), formats=["PNG"])
+            if max(picture.size) > MAX_MASK_SIDE:
+                raise _bad(f"The PNG of the mask is larger than {MAX_MASK_SIDE} pixels.", key)
+            picture.load()
+        except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            raise _bad("The mask is not a PNG picture.", key) from None
+        if "A" in picture.getbands() or "transparency" in picture.info:
+            alpha = picture.convert("RGBA").getchannel("A")
+            if min(alpha.tobytes()) < 255:
+                return cls(*picture.size, alpha.tobytes())
+        return cls(*picture.size, picture.convert("RGB").convert("L").tobytes())
 
     @classmethod
     def unpacked(cls, width: int, height: int, bits: int, packed: str, key: str | None = None) -> Mask:
-        """The mask of `packed`. Raises InputError "bad-mask" for a wrong size, coding or amount of data."""
+        """A mask as version 0.1.0 wrote it: base64 of the deflated cells, row by row, with 1 bit or 8 a cell.
+
+        Raises InputError "bad-mask" for a wrong size, coding or amount of data.
+        """
         if not (1 <= width <= MAX_MASK_SIDE and 1 <= height <= MAX_MASK_SIDE):
             raise _bad(f"A mask is 1 to {MAX_MASK_SIDE} cells wide and high, not {width} x {height}.", key)
         if bits not in (1, 8):
@@ -91,13 +118,8 @@ class Mask:
 Shape = Box | Polygon | Mask
 
 
-def _to_bits(values: bytes) -> bytes:
-    """First cell in the highest bit of the first byte."""
-    padded = values + bytes(-len(values) % 8)
-    return bytes(sum(128 >> bit for bit in range(8) if padded[start + bit]) for start in range(0, len(padded), 8))
-
-
 def _from_bits(raw: bytes, count: int) -> bytes:
+    """First cell in the highest bit of the first byte; rows are not padded."""
     eight = [bytes(255 if byte & (128 >> bit) else 0 for bit in range(8)) for byte in range(256)]
     return b"".join(eight[byte] for byte in raw)[:count]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -28,8 +29,7 @@ def shape_as_json(shape: Shape) -> dict[str, Any]:
         return {"t": "box", "r": [shape.left, shape.top, shape.right, shape.bottom]}
     if isinstance(shape, Polygon):
         return {"t": "poly", "p": [list(point) for point in shape.points]}
-    bits, packed = shape.packed()
-    return {"t": "mask", "w": shape.width, "h": shape.height, "bits": bits, "z": packed}
+    return {"t": "png", "png": base64.b64encode(shape.png()).decode("ascii")}
 
 
 def spec_schema() -> dict[str, Any]:

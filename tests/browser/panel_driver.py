@@ -62,6 +62,7 @@ class Panel:
 
     def load(self, spec: dict[str, Any]) -> None:
         self.page.evaluate("text => loraclrRegional.panels.get('txt2img').load(text)", json.dumps(spec))
+        self.page.wait_for_function(f"!{DOC}.regions.some(({{shape}}) => loraclrRegional.mask.isPending(shape))")
 
     def given(self) -> dict[str, Any]:
         """What a generation would be given by gradio."""

@@ -5,6 +5,7 @@ Runs in whichever gradio is installed; 3.41.2 and 4.40.0 are the two that the We
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ def test_what_is_drawn_is_in_the_text_and_the_text_draws_the_same(panel: Panel) 
     box, polygon, mask = (region["shape"] for region in spec["regions"])
     assert near(box["r"], [0.125, 0.25, 0.375, 0.875])
     assert [near(p, q) for p, q in zip(polygon["p"], ([0.5, 0.1], [0.9, 0.1], [0.75, 0.5]), strict=True)] == [True] * 3
-    assert mask["t"] == "mask"
+    assert mask["t"] == "png"
     assert spec["regions"][0]["prompt"] == "a woman"
 
     from lib_loraclr.regional import parse_spec
@@ -77,6 +78,40 @@ def test_eraser_turns_a_box_into_what_is_left_of_it(panel: Panel) -> None:
 
     left = parse_spec(panel.spec()).regions[0].shape
     assert abs(left.area - (0.36 - 0.6 * 0.2)) < 0.004
+
+
+def test_a_stroke_beside_a_selected_polygon_is_a_region_of_its_own(panel: Panel) -> None:
+    """Painting goes on in a painted region only; undo takes the stroke back."""
+    panel.load(TWO)
+    panel.page.evaluate(f"{DOC}.select('r2')")
+    panel.tool("brush")
+    panel.drag((0.2, 0.8), (0.4, 0.8))
+    shapes = [region["shape"] for region in panel.spec()["regions"]]
+    assert [shape["t"] for shape in shapes] == ["box", "poly", "png"]
+    assert shapes[1] == TWO["regions"][1]["shape"]
+    panel.drag((0.2, 0.9), (0.4, 0.9))
+    assert [region["shape"]["t"] for region in panel.spec()["regions"]] == ["box", "poly", "png"]
+    panel.page.keyboard.press("Control+z")
+    assert [region["shape"] for region in panel.spec()["regions"]] == shapes
+    panel.page.keyboard.press("Control+z")
+    assert panel.spec() == TWO
+
+
+def test_a_mask_of_the_first_version_comes_back_as_a_picture(panel: Panel) -> None:
+    """Pasted parameters of 0.1.0 hold deflated cells; the server gives the panel a PNG of them."""
+    import base64
+    import zlib
+
+    from lib_loraclr.regional import parse_spec
+
+    cells = bytes(255 if 8 <= x < 24 and 16 <= y < 32 else 0 for y in range(64) for x in range(64))
+    shape = {"t": "mask", "w": 64, "h": 64, "bits": 8, "z": base64.b64encode(zlib.compress(cells)).decode()}
+    old = {"v": 1, "regions": [{"id": "r1", "shape": shape, "prompt": "x"}]}
+    panel.page.locator("#pasted textarea").fill(json.dumps(old))
+    panel.page.locator("#paste").click()
+    panel.page.locator(".loraclr-card .loraclr-place", has_text="at 13 %, 25 %").wait_for()
+    assert panel.spec()["regions"][0]["shape"]["t"] == "png"
+    assert parse_spec(panel.spec()) == parse_spec(old)
 
 
 def test_lasso_draws_a_polygon_and_takes_away_with_alt(panel: Panel) -> None:

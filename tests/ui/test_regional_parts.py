@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,8 +66,8 @@ def test_infotext_brings_back_everything_with_masks() -> None:
     spec = json.loads(TEXT)
     spec["regions"][0] |= {"prompt": 'say "hi", (x:1.2) <lora:a:1>\n[a:b:0.5]', "future": {"k": [1]}}
     mask = Mask(16, 8, bytes([255, 0, 0, 255] * 32))
-    bits, packed = mask.packed()
-    spec["regions"].append({"shape": {"t": "mask", "w": 16, "h": 8, "bits": bits, "z": packed}, "prompt": "b"})
+    packed = base64.b64encode(zlib.compress(mask.values)).decode()
+    spec["regions"].append({"shape": {"t": "mask", "w": 16, "h": 8, "bits": 8, "z": packed}, "prompt": "b"})
     value = dump_spec(parse_spec(spec))
     line = f"Steps: 20, Sampler: Euler, Regional: {json.dumps(value, ensure_ascii=False)}, Size: 64x64"
     pattern = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -211,7 +213,6 @@ def test_bad_questions_get_an_error_and_a_serial(tmp_path: Path, question: str, 
 
 
 def test_weight_maps_show_each_region_where_it_acts() -> None:
-    import base64
     import io
 
     from PIL import Image
@@ -228,7 +229,6 @@ def test_weight_maps_show_each_region_where_it_acts() -> None:
 
 
 def test_png_masks_by_transparency_and_by_brightness() -> None:
-    import base64
     import io
 
     from PIL import Image

@@ -50,7 +50,7 @@ def _old_names(kind: type[Any]) -> dict[str, Any]:
 
 
 def _control(key: str, field: Field) -> dict[str, Any]:
-    """One field for `javascript/loraclr_regional_fields.js`."""
+    """One field for `javascript/loraclr_regional.js`."""
     is_number = field.type not in ("text", "flag")
     limits = {"low": field.low, "high": field.high} if is_number else {}
     control = {"kind": field.type, **limits, "optional": field.optional, **field.form}
