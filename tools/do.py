@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -67,6 +68,24 @@ def run(python: Path, command: list[str]) -> int:
     return subprocess.run([str(python), *command], cwd=ROOT, check=False).returncode
 
 
+def javascript() -> int:
+    """Lint, types and tests of the scripts in javascript/, where node is; the packages come from package-lock.json."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        print("\nnode and npm are not installed, so the scripts in javascript/ are not checked.", flush=True)
+        return 0
+    lock, stamp = ROOT / "package-lock.json", ROOT / "node_modules" / ".loraclr-lock"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if not stamp.is_file() or stamp.read_text() != digest:
+        print("\n$ npm ci", flush=True)
+        if subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=ROOT, check=False).returncode:
+            print("npm could not install its packages, so the scripts in javascript/ are not checked.", flush=True)
+            return 0
+        stamp.write_text(digest)
+    print("\n$ npm run check", flush=True)
+    return subprocess.run([npm, "run", "--silent", "check"], cwd=ROOT, check=False).returncode
+
+
 def with_gradio(version: int) -> Path:
     """The python of an environment with gradio 3.41 or 4.40, which takes from .venv what it lacks."""
     shared = site_packages(install(ROOT / "requirements" / "test.txt"))
@@ -99,6 +118,8 @@ def main() -> int:
     for number, command in enumerate(commands):
         extra = sys.argv[2:] if number == len(commands) - 1 else []
         status = run(PYTHON, [*command, *extra]) or status
+    if sys.argv[1] == "test":
+        status = javascript() or status
     return status
 
 
