@@ -110,11 +110,19 @@ loraclrRegional.cards = (() => {
                 this.fields.push(one);
                 this.more.append(one.node);
             }
-            const loras = field({key: "loras", kind: "text", label: "LoRAs only here", help: "LoRA tags that act in this region alone, such as <lora:name:0.8>.", empty: "<lora:name:0.8>"},
-                (/** @type {string} */ text) => doc.update(this.id, {loras: readLoras(text)}, `loras ${this.id}`));
-            this.fields.push({...loras, refresh: (/** @type {any} */ value) => document.activeElement && loras.node.contains(document.activeElement) || loras.refresh(writeLoras(value || [])), rule: {key: "loras"}});
+            /** @type {Rule} */
+            const rule = {key: "loras", kind: "text", label: "LoRAs only here", help: "LoRA tags that act in this region alone, such as <lora:name:0.8>.", empty: "<lora:name:0.8>"};
+            const loras = field(rule, (text) => doc.update(this.id, {loras: readLoras(text)}, `loras ${this.id}`));
+            const refresh = (/** @type {RegionLora[] | undefined} */ value) => {
+                if (!loras.node.contains(document.activeElement)) loras.refresh(writeLoras(value || [])); // not while it is typed
+            };
+            this.fields.push({...loras, refresh});
             this.more.append(loras.node);
-            this.sides = PLACES.map((label, i) => field({key: label, kind: "number", label, help: "In percent of the picture.", low: 0, high: 100, step: 0.1}, (/** @type {any} */ value) => this.setPlace(i, value)));
+            this.sides = PLACES.map((label, i) => {
+                /** @type {Rule} */
+                const side = {key: label, kind: "number", label, help: "In percent of the picture.", low: 0, high: 100, step: 0.1};
+                return field(side, (value) => this.setPlace(i, value));
+            });
             this.places.append(...this.sides.map((one) => one.node));
             const shapeTools = el(
                 "div",

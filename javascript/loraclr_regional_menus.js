@@ -74,7 +74,13 @@ loraclrRegional.menus = (() => {
         text.addEventListener("input", show);
         columns.addEventListener("change", show);
         show();
-        content.append(el("h4", {}, "Divide the picture"), el("div", {class: "loraclr-thumbs"}, ...buttons), el("p", {}, "Numbers are ratios; “;” begins the next row, whose first number is its height."), el("div", {class: "loraclr-row"}, text, el("label", {for: columns.id}, columns, "columns first"), use), preview);
+        content.append(
+            el("h4", {}, "Divide the picture"),
+            el("div", {class: "loraclr-thumbs"}, ...buttons),
+            el("p", {}, "Numbers are ratios; “;” begins the next row, whose first number is its height."),
+            el("div", {class: "loraclr-row"}, text, el("label", {for: columns.id}, columns, "columns first"), use),
+            preview,
+        );
     }
 
     /**
@@ -86,12 +92,16 @@ loraclrRegional.menus = (() => {
         const list = el("ul", {"class": "loraclr-presets", "aria-label": "Layouts"});
         const note = el("p", {role: "status", class: "loraclr-note"});
         const show = () => {
-            list.replaceChildren(...panel.config.presets.map((/** @type {any} */ preset) => el("li", {}, el("button", {
-                type: "button", class: "loraclr-preset", onclick: () => {
+            list.replaceChildren(...panel.config.presets.map((preset) => {
+                const use = () => {
                     panel.applyLayout(preset.spec);
                     close();
-                }
-            }, thumbnail(panel.previewBoxes(preset.spec)), el("span", {}, preset.name)), preset.own ? iconButton("trash", `Delete ${preset.name}`, () => keep("preset-delete", {name: preset.name})) : null)));
+                };
+                const remove = () => keep("preset-delete", {name: preset.name});
+                const button = el("button", {type: "button", class: "loraclr-preset", onclick: use});
+                button.append(thumbnail(panel.previewBoxes(preset.spec)), el("span", {}, preset.name));
+                return el("li", {}, button, preset.own ? iconButton("trash", `Delete ${preset.name}`, remove) : null);
+            }));
         };
         /**
          * @param {string} question
@@ -106,7 +116,8 @@ loraclrRegional.menus = (() => {
         };
         const name = el("input", {"type": "text", "placeholder": "Name of the layout", "aria-label": "Name of the layout", "maxlength": "60", "onkeydown": stopKeys});
         const save = textButton("Save", () => keep("preset-save", {name: name.value, spec: panel.document.text()}));
-        const text = el("textarea", {"rows": "3", "aria-label": "Text to import", "spellcheck": "false", "onkeydown": stopKeys, "placeholder": "Regional Prompter or Forge Couple prompt, Mix-of-Show regions, or the JSON of a layout"});
+        const placeholder = "Regional Prompter or Forge Couple prompt, Mix-of-Show regions, or the JSON of a layout";
+        const text = el("textarea", {"rows": "3", "aria-label": "Text to import", "spellcheck": "false", "onkeydown": stopKeys, placeholder});
         const take = textButton("Import", async() => {
             const answer = await panel.bridge.ask("import", {text: text.value, width: panel.document.width, height: panel.document.height});
             if (!answer) return;
@@ -127,7 +138,15 @@ loraclrRegional.menus = (() => {
                 note.textContent = "Copy it from the field.";
             }
         });
-        content.append(el("h4", {}, "Layouts"), list, el("div", {class: "loraclr-row"}, name, save), el("h4", {}, "Import and export"), text, el("div", {class: "loraclr-row"}, take, copy), note);
+        content.append(
+            el("h4", {}, "Layouts"),
+            list,
+            el("div", {class: "loraclr-row"}, name, save),
+            el("h4", {}, "Import and export"),
+            text,
+            el("div", {class: "loraclr-row"}, take, copy),
+            note,
+        );
         show();
     }
 

@@ -277,7 +277,10 @@ loraclrRegional.panel = (() => {
         /** The server's parser is the judge: its first complaint is shown above the canvas. */
         async refreshCheck() {
             const answer = await this.bridge.ask("validate", {spec: this.document.text()});
-            if (answer) this.showProblem(answer.error ? answer.error.message : (answer.problems || []).map((/** @type {any} */ one) => one.message).slice(0, 3).join(" "));
+            if (!answer) return;
+            /** @type {{message: string}[]} */
+            const problems = answer.error ? [answer.error] : answer.problems || [];
+            this.showProblem(problems.map(({message}) => message).slice(0, 3).join(" "));
         }
 
         /** Shapes that only the server can draw (a grid, a mask of version 0.1.0) come back as boxes and PNGs. */
@@ -313,8 +316,15 @@ loraclrRegional.panel = (() => {
             const {width, height} = this.document;
             const answer = await this.bridge.ask("preview", {spec: this.document.text(), width, height});
             if (!answer) return;
-            if (answer.error) this.maps.replaceChildren(el("p", {}, answer.error.message));
-            else this.maps.replaceChildren(...answer.maps.map((/** @type {{label: string, png: string}} */ {label, png}) => el("figure", {}, el("img", {src: png, alt: `Weights at ${label}`}), el("figcaption", {}, label))));
+            if (answer.error) {
+                this.maps.replaceChildren(el("p", {}, answer.error.message));
+                return;
+            }
+            /** @type {{label: string, png: string}[]} */
+            const maps = answer.maps;
+            this.maps.replaceChildren(...maps.map(({label, png}) => (
+                el("figure", {}, el("img", {src: png, alt: `Weights at ${label}`}), el("figcaption", {}, label))
+            )));
         }
 
         /**

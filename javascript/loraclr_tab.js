@@ -490,8 +490,10 @@ var loraclrTab = (() => {
         const source = find("#" + button.dataset.copy);
         if (!source) return;
         const done = () => {
-            const old = button.textContent; button.textContent = "Copied"; setTimeout(() => {
-                button.textContent = old;
+            const before = button.textContent;
+            button.textContent = "Copied";
+            setTimeout(() => {
+                button.textContent = before;
             }, 1200);
         };
         if (navigator.clipboard) navigator.clipboard.writeText(source.textContent).then(done, () => {});
