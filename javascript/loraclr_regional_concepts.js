@@ -3,7 +3,7 @@
 
 /**
  * @typedef {{name: string, trigger: string, phrase: string, file: string, weight: number}} Concept
- * @typedef {{name: string, trigger?: string, class_word?: string}} MergedConcept
+ * @typedef {{name: string, trigger: string, phrase?: string}} MergedConcept
  */
 
 var loraclrRegional = loraclrRegional || {};
@@ -56,19 +56,6 @@ loraclrRegional.concepts = (() => {
     }
 
     /**
-     * A merged file's concepts, of which the merge tab knows words and class words, as the panel's list has them.
-     * @param {string} lora
-     * @param {MergedConcept[]} concepts
-     * @returns {Concept[]}
-     */
-    function asListed(lora, concepts) {
-        return concepts.map(({name, trigger = "", class_word: word = ""}) => {
-            const said = word && ` ${trigger} `.toLowerCase().includes(` ${word} `.toLowerCase());
-            return {name, trigger, phrase: said ? trigger : [trigger, word].filter(Boolean).join(" "), file: lora, weight: 1};
-        });
-    }
-
-    /**
      * A layout with one region for every concept of a merged file, each a picture of its own in the first steps unless
      * the layout says for how long. Undo brings the former one back. False: no panel.
      * @param {{lora: string, concepts: MergedConcept[]}} merged
@@ -76,7 +63,9 @@ loraclrRegional.concepts = (() => {
     function receive({lora, concepts}, tab = "txt2img") {
         const panel = R.panels.get(tab);
         if (!panel || !concepts.length) return false;
-        const listed = asListed(lora, concepts).slice(0, panel.config.maxRegions);
+        const listed = concepts.slice(0, panel.config.maxRegions).map(({name, trigger, phrase = trigger}) => (
+            {name, trigger, phrase, file: lora, weight: 1}
+        ));
         panel.sent = [...panel.sent.filter((/** @type {any} */ one) => one.file !== lora), ...listed];
         panel.setConcepts([...panel.config.concepts.filter((/** @type {any} */ one) => one.file !== lora), ...listed]);
         const boxes = boxesFor(listed.length);

@@ -82,9 +82,9 @@ def test_the_merge_tab_sends_every_concept_of_its_file(panel: Panel) -> None:
     sent = {
         "lora": "trio",
         "concepts": [
-            {"name": "anna", "trigger": "anna1", "class_word": "woman"},
-            {"name": "bert", "trigger": "bert1 man", "class_word": "man"},
-            {"name": "ink", "trigger": "", "class_word": "style"},
+            {"name": "anna", "trigger": "anna1", "phrase": "anna1 woman"},
+            {"name": "bert", "trigger": "bert1 man", "phrase": "bert1 man"},
+            {"name": "ink", "trigger": "", "phrase": "style"},
         ],
     }
     for _ in range(2):

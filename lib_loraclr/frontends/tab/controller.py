@@ -11,6 +11,7 @@ from typing import Any
 
 from lib_loraclr.app.application import Application, CatalogueEntry
 from lib_loraclr.app.cost import Passes, expected_phases
+from lib_loraclr.capture.prompts import phrase
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.frontends.bridge import Answer
 from lib_loraclr.frontends.tab import choices as chosen
@@ -196,7 +197,10 @@ class TabController:
         if name:
             about["values"] = {"name": self.next_name(name)}
         if result is not None:
-            concepts = [{"name": c.name, "trigger": c.trigger, "class_word": c.class_word} for c in result.choices]
+            concepts = [
+                {"name": c.name, "trigger": c.trigger, "phrase": phrase(c.trigger, c.class_word)}
+                for c in result.choices
+            ]
             about["result"] = {
                 "name": result.name, "prompt": result.prompt, "concepts": concepts, "report": bool(result.report_page),
                 "measured": self._can_preview(), "again": self.application.cache_folder() is not None,
