@@ -8,8 +8,6 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.regional import RegionalSpec, parse_spec, spec_as_json, validate_spec
 from lib_loraclr.regional.importers import import_forge_couple, import_regional_prompter, import_text
 
-MAX_PICTURE_BYTES = 16_000_000
-
 
 def read_regions(raw: Any) -> tuple[RegionalSpec, list[InputError]]:
     """The spec of a text, an object or None, PNG masks included, and every problem; never raises."""

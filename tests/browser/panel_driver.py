@@ -10,7 +10,7 @@ TWO = {
     "v": 1,
     "regions": [
         {"id": "r1", "name": "anna", "shape": {"t": "box", "r": [0.1, 0.2, 0.45, 0.9]}, "prompt": "a woman"},
-        {"id": "r2", "shape": {"t": "poly", "p": [[0.55, 0.2], [0.9, 0.3], [0.7, 0.9]]}, "prompt": "a man", "z": 1},
+        {"id": "r2", "shape": {"t": "poly", "p": [[0.55, 0.2], [0.9, 0.3], [0.7, 0.9]]}, "prompt": "a man", "order": 1},
     ],
 }
 

@@ -153,9 +153,9 @@ def test_everything_by_keyboard(panel: Panel) -> None:
     assert panel.spec()["regions"][0]["shape"]["r"] == [0.27, 0.248, 0.77, 0.758]
     keys.press("Control+d")
     assert len(panel.spec()["regions"]) == 2
-    assert [region.get("z", 0) for region in panel.spec()["regions"]] == [0, 1]
+    assert [region.get("order", 0) for region in panel.spec()["regions"]] == [0, 1]
     keys.press("[")
-    assert [region.get("z", 0) for region in panel.spec()["regions"]] == [1, 0]
+    assert [region.get("order", 0) for region in panel.spec()["regions"]] == [1, 0]
     keys.press("PageDown")
     keys.press("Enter")
     keys.type("a dog")
