@@ -206,8 +206,23 @@ def regional_identity(result: Mapping[str, Any]) -> str:
     )
 
 
+def cost(result: Mapping[str, Any]) -> str:
+    """One line per preset: calls of the model by number of LoRAs. Then one per measured merge: seconds and memory."""
+    rows = result["calls"]
+    counts = sorted({row["n"] for row in rows})
+    kinds = ("capture", "evaluation", "pictures", "training")
+    calls = {(row["preset"], row["n"]): sum(row[kind] for kind in kinds) for row in rows}
+    presets = dict.fromkeys(row["preset"] for row in rows)
+    head = ["preset: calls of the model", *(f"{count} LoRAs" for count in counts)]
+    expected = _table(head, ([name, *(f"{calls[name, count]:,}" for count in counts)] for name in presets))
+    timed = [
+        [row["run"], str(row["n"]), f"{row['seconds']:.0f} s", f"{row['mib']:.0f} MiB"] for row in result["measured"]
+    ]
+    return expected + "\n" + _table(["measured: miniature, CPU", "LoRAs", "time", "memory"], timed)
+
+
 TABLES: dict[str, Callable[[Any], str]] = {
-    "demo": demo, "merge_speed": merge_speed, "fidelity": fidelity, "fidelity_columns": fidelity_columns,
+    "demo": demo, "cost": cost, "merge_speed": merge_speed, "fidelity": fidelity, "fidelity_columns": fidelity_columns,
     "fidelity_variants": fidelity_variants, "combinations": combinations, "ablation": ablation, "stick": stick,
     "parts": parts, "regional_cost": regional_cost, "regional_identity": regional_identity,
 }  # fmt: skip

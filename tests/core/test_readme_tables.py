@@ -130,3 +130,21 @@ def test_readme_and_docs_are_what_the_results_say(tables):
     assert tables.main(["--check"]) == 0
     pages = "".join(page.read_text(encoding="utf-8") for page in tables.PAGES)
     assert set(tables.TABLES) <= {match[1] for match in tables.MARKED.findall(pages)}, "every table has its place"
+
+
+def test_what_a_merge_costs(tables):
+    parts = {"capture": 1000, "evaluation": 200, "pictures": 30, "training": 4}
+    rows = [{"preset": "text", "n": n, **dict.fromkeys(parts, 0)} for n in (2, 4)]
+    rows += [{"preset": "all", "n": 2, **parts}, {"preset": "all", "n": 4, **parts, "capture": 2000}]
+    measured = [{"run": "first merge", "n": 8, "seconds": 395.6, "mib": 691.8}]
+    lines = tables.cost({"calls": rows, "measured": measured}).splitlines()
+    assert lines[0] == "| preset: calls of the model | 2 LoRAs | 4 LoRAs |"
+    assert lines[2:4] == ["| text | 0 | 0 |", "| all | 1,234 | 2,234 |"]
+    assert lines[-1] == "| first merge | 8 | 396 s | 692 MiB |"
+
+
+def test_the_committed_cost_is_that_of_the_cost_model():
+    spec = importlib.util.spec_from_file_location("benchmark_cost", SOURCE.with_name("cost.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.result() == json.loads((SOURCE.parent / "results" / "cost.json").read_text(encoding="utf-8"))
