@@ -111,7 +111,8 @@ def pinned(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("extra", "lists"), [("standalone", ["standalone.txt"]), ("test", ["standalone.txt", "test.txt"])]
+    ("extra", "lists"),
+    [("standalone", ["standalone.txt"]), ("test", ["standalone.txt", "test.txt"]), ("bench", ["bench.txt"])],
 )
 def test_the_pinned_lists_lie_in_the_ranges(installed: Installed, extra: str, lists: list[str]) -> None:
     metadata = next(installed.packages.glob("sd_webui_loraclr-*.dist-info")) / "METADATA"
