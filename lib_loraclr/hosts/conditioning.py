@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,7 +89,7 @@ class RunningMask:
         self.current: Tensor | None = None
 
     @contextmanager
-    def of(self, mask: Tensor) -> Iterator[None]:
+    def of(self, mask: Tensor) -> Generator[None]:
         """Scope of a call with these tokens."""
         self.current = mask
         try:
@@ -98,7 +98,7 @@ class RunningMask:
             self.current = None
 
     @contextmanager
-    def by_chunk(self, encoders: Sequence[nn.Module], mask: Tensor) -> Iterator[None]:
+    def by_chunk(self, encoders: Sequence[nn.Module], mask: Tensor) -> Generator[None]:
         """Scope in which every call of an encoder is with its next chunk: encoders run once per chunk, in order."""
         chunks = mask.split(CHUNK, dim=1)
         with ExitStack() as stack:

@@ -6,7 +6,7 @@ region's weight (UNet), and while that region's text is encoded (text encoder).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -49,7 +49,7 @@ class RegionLoras:
         return any(name.startswith("text_encoder") for name in self._deltas[region])
 
     @contextmanager
-    def encoding(self, region: int) -> Iterator[None]:
+    def encoding(self, region: int) -> Generator[None]:
         """Scope in which the text encoder has the LoRAs of one region."""
         deltas = _part(self._deltas[region], text=True)
         with self._host.text_scope(self._model), inject(self._model.layers(), deltas):

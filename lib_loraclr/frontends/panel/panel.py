@@ -33,7 +33,7 @@ def build_panel(
     Building has no side effects and may be repeated (the API builds the page twice more).
     """
     ids = {name: elem_id(name) for name in ("enabled", "spec")}
-    config = {
+    config: dict[str, Any] = {
         "tab": tab,
         "ids": ids,
         "endpoint": f"loraclr_regional_{tab}",

@@ -45,6 +45,6 @@ def _texts(question: Mapping[str, Any]) -> list[str]:
 
 
 def _import(question: Mapping[str, Any]) -> dict[str, Any]:
-    width, height = question.get("width"), question.get("height")
-    known = all(isinstance(side, int) and 0 < side <= MAX_SIDE for side in (width, height))
-    return import_regions(question.get("text"), (width, height) if known else (512, 512))
+    sides = [side for side in (question.get("width"), question.get("height")) if isinstance(side, int)]
+    known = len(sides) == 2 and all(0 < side <= MAX_SIDE for side in sides)
+    return import_regions(question.get("text"), (sides[0], sides[1]) if known else (512, 512))

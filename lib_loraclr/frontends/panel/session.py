@@ -96,8 +96,9 @@ class RegionalSession:
             self.stop(p)
             self._texts.forget()
             self._hook(p)
-        if self._pass is not None:
-            self._pass.step(params)
+        running = self.running
+        if running is not None:
+            running.step(params)
 
     @property
     def running(self) -> RegionalPass | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
@@ -55,7 +55,8 @@ class StandaloneHost:
         """Float32 CPU copy of a layer's weight. Raises InputError "unknown-layer"."""
         if name not in self._layers:
             raise InputError("unknown-layer", f"{self._info.name} has no layer {name}.", file=self._info.name, key=name)
-        return self._layers[name].weight.detach().to("cpu", torch.float32, copy=True)
+        weight: Any = self._layers[name].weight
+        return weight.detach().to("cpu", torch.float32, copy=True)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -127,11 +128,12 @@ class StandaloneHost:
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures, uint8 (n, h, w, 3) on the CPU. The VAE runs in float32: SDXL's overflows in half precision."""
         scaled = latents.to(self._info.device, torch.float32) / self.architecture.latent_scale
-        pictures = torch.cat([self.vae.decode(one[None]).sample for one in scaled])
+        decode: Any = self.vae.decode
+        pictures = torch.cat([decode(one[None]).sample for one in scaled])
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
     @contextmanager
-    def ready(self) -> Iterator[None]:
+    def ready(self) -> Generator[None]:
         """Scope of a job: evaluation mode, no gradients; modes of modules and gradients as before on exit."""
         modules = [m for root in (self.unet, self.vae, *self.text.encoders) for m in root.modules()]
         modes = [(module, module.training) for module in modules]

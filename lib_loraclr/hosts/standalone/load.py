@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,8 @@ def load_checkpoint(
 
 def _require_packages() -> None:
     try:
-        import diffusers  # noqa: F401
-        import transformers  # noqa: F401
-        import yaml  # noqa: F401
+        for name in ("diffusers", "transformers", "yaml"):
+            import_module(name)
     except ImportError as error:
         raise InputError(
             "missing-dependency",

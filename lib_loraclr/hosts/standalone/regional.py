@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class RegionalSampling:
         self._progress = 0.0
 
     @contextmanager
-    def running(self) -> Iterator[RegionalSampling]:
+    def running(self) -> Generator[RegionalSampling]:
         """Scope of the sampler: texts are encoded and hooks are in place; none is left after it."""
         self._texts = self._encode()
         loras = None
@@ -45,7 +45,7 @@ class RegionalSampling:
             yield self
 
     @contextmanager
-    def step(self, number: int) -> Iterator[None]:
+    def step(self, number: int) -> Generator[None]:
         """Scope of the UNet call of sampling step `number`: unconditional rows first, as the host runs them."""
         self._progress = number / self.request.steps
         self.runtime.begin_step(self._progress, self._texts)

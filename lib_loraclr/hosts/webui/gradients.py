@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -16,7 +16,7 @@ FLAGS = {"checkpoint": False, "use_checkpoint": False, "is_trainable": True}
 
 
 @contextmanager
-def gradients(roots: Sequence[nn.Module], keep: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
+def gradients(roots: Sequence[nn.Module], keep: Callable[[Tensor], Tensor] | None = None) -> Generator[None]:
     """Scope of a call through `roots` whose result can be differentiated, also after the scope was left.
 
     Weights take no gradient. Those made under `torch.inference_mode`, which no backward call may use, are stood in for
@@ -59,12 +59,13 @@ def _itself(tensor: Tensor) -> Tensor:
 
 
 def _freeze(stack: ExitStack, module: nn.Module) -> None:
-    for name, parameter in module._parameters.items():
+    parameters: dict[str, nn.Parameter | None] = vars(module)["_parameters"]
+    for name, parameter in parameters.items():
         if parameter is None:
             continue
         if not _tracked(parameter):
-            stack.callback(module._parameters.__setitem__, name, parameter)
-            module._parameters[name] = nn.Parameter(_same_memory(parameter), requires_grad=False)
+            stack.callback(parameters.__setitem__, name, parameter)
+            parameters[name] = nn.Parameter(_same_memory(parameter), requires_grad=False)
         elif parameter.requires_grad:
             stack.callback(parameter.requires_grad_, True)
             parameter.requires_grad_(False)

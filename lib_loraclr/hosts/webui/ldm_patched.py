@@ -66,7 +66,7 @@ def require_model() -> Any:
 
 def family(model: Any) -> str | None:
     """ "sd1", "sd2", "sdxl" or None. By its text encoders: these WebUIs call SD2 models SD1."""
-    families = {("clip_l",): "sd1", ("clip_h",): "sd2", ("clip_l", "clip_g"): "sdxl"}
+    families: dict[tuple[str, ...], str] = {("clip_l",): "sd1", ("clip_h",): "sd2", ("clip_l", "clip_g"): "sdxl"}
     return families.get(tuple(stem.partition(".")[0] for stem, _ in text_encoders(model)))
 
 

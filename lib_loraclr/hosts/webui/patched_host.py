@@ -6,7 +6,7 @@ it loads them and puts them back for the next generation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +73,7 @@ class PatchedHost(WebuiHost):
         return weight if scale is None else weight * scale.detach().to("cpu", torch.float32)
 
     @contextmanager
-    def ready(self) -> Iterator[None]:
+    def ready(self) -> Generator[None]:
         """Scope of a job: the engine without LoRAs, tiling and leftover settings; all as before on exit."""
         self.check()
         engine = self.model
@@ -109,7 +109,7 @@ class PatchedHost(WebuiHost):
         return nullcontext()
 
     @contextmanager
-    def _model_scope(self) -> Iterator[None]:
+    def _model_scope(self) -> Generator[None]:
         side = max(8, self._info.native_size // LATENT_FACTOR)
         self._load((1, LATENT_CHANNELS, side, side))
         try:

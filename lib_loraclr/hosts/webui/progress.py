@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from modules import call_queue, shared
@@ -49,7 +49,7 @@ def interrupted() -> bool:
 
 
 @contextmanager
-def webui_job(board: TaskBoard, task_id: str, progress: TaskProgress) -> Iterator[TaskProgress]:
+def webui_job(board: TaskBoard, task_id: str, progress: TaskProgress) -> Generator[TaskProgress]:
     """Scope of one job in the WebUI's queue: nothing is generated meanwhile, and the bar of `task_id` moves."""
     bar.add_task_to_queue(task_id)
     try:
@@ -60,7 +60,7 @@ def webui_job(board: TaskBoard, task_id: str, progress: TaskProgress) -> Iterato
 
 
 @contextmanager
-def _turn(task_id: str) -> Iterator[None]:
+def _turn(task_id: str) -> Generator[None]:
     state = shared.state
     with call_queue.queue_lock:
         state.begin(job=task_id)

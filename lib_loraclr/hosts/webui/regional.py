@@ -150,7 +150,7 @@ def _token_counter() -> Callable[[str], tuple[Any, Any]] | None:
     """The WebUI's own (tokens, room) of a prompt; None while no model is loaded."""
     from modules import sd_models
 
-    model = getattr(sd_models.model_data, "sd_model", None)
+    model: Any = getattr(sd_models.model_data, "sd_model", None)
     if hasattr(model, "get_prompt_lengths_on_ui"):
         return model.get_prompt_lengths_on_ui
     try:

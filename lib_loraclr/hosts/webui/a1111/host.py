@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -53,7 +53,7 @@ class A1111Host(WebuiHost):
         return base_weight(self.module_of(name))
 
     @contextmanager
-    def ready(self) -> Iterator[None]:
+    def ready(self) -> Generator[None]:
         """Scope of a job: the bare model on its device; LoRAs, tiling, device and modules as before on exit."""
         self.check()
         devices.torch_gc()
@@ -69,7 +69,7 @@ class A1111Host(WebuiHost):
             yield
 
     @contextmanager
-    def text_layers_apart(self) -> Iterator[None]:
+    def text_layers_apart(self) -> Generator[None]:
         """Scope in which OpenCLIP's text encoders call every layer of `layers`, so that hooks reach them."""
         with ExitStack() as stack:
             for number, layers in self._separated.items():
@@ -98,7 +98,7 @@ class A1111Host(WebuiHost):
         return devices.autocast()
 
     @contextmanager
-    def _model_scope(self) -> Iterator[None]:
+    def _model_scope(self) -> Generator[None]:
         precision = devices.without_autocast() if devices.unet_needs_upcast else devices.autocast()
         with self.model.ema_scope(), precision:
             yield
@@ -108,7 +108,7 @@ class A1111Host(WebuiHost):
 
 
 @contextmanager
-def _on_device(model: Any) -> Iterator[None]:
+def _on_device(model: Any) -> Generator[None]:
     """A model that was unloaded to the CPU comes for the job and goes again; offloaded parts are moved by the WebUI."""
     parameter = next(model.model.diffusion_model.parameters())
     away = not model.lowvram and parameter.device.type != torch.device(shared.device).type

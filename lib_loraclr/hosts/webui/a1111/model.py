@@ -71,7 +71,7 @@ def text_models(model: Any) -> list[TextModel]:
     embedders = list(root.embedders) if getattr(model, "is_sdxl", False) else [root]
     found: list[TextModel] = []
     for embedder in embedders:
-        inner = getattr(embedder, "wrapped", None)
+        inner: Any = getattr(embedder, "wrapped", None)
         if hasattr(inner, "transformer"):
             found.append(TextModel(inner.transformer, inner.transformer, embedder, open_clip=False))
         elif hasattr(getattr(inner, "model", None), "transformer"):

@@ -5,7 +5,7 @@ The built-in Lora extension adds LoRAs to the weights lazily, at a layer's next 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ STALE = (("", 0.0, 0.0, None),)  # equals no set of LoRAs that a prompt can ask 
 
 
 @contextmanager
-def bare_model(model: Any) -> Iterator[None]:
+def bare_model(model: Any) -> Generator[None]:
     """Scope in which the model computes what its checkpoint says."""
     networks = lora_extension()
     hypernetworks = getattr(shared, "loaded_hypernetworks", [])

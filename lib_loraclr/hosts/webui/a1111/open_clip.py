@@ -6,7 +6,7 @@ While a job runs the blocks compute the same sums layer by layer, on (batch, tok
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ class FusedPart(nn.Module):
     @property
     def bias(self) -> Tensor | None:
         """(width,)."""
-        bias = self._attention[0].in_proj_bias
+        bias: Any = self._attention[0].in_proj_bias
         return None if bias is None else self._part(bias)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def open_clip_layers(number: int, transformer: Any) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def separated(number: int, transformer: Any, layers: dict[str, nn.Module]) -> Iterator[None]:
+def separated(number: int, transformer: Any, layers: dict[str, nn.Module]) -> Generator[None]:
     """Scope in which the blocks of `transformer` call `layers`; their own code is back afterwards."""
     stem = "text_encoder" if number == 0 else f"text_encoder_{number + 1}"
     before: list[tuple[Any, Any]] = []

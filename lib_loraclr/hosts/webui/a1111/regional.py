@@ -87,7 +87,7 @@ class A1111Pass:
         outputs: Tensor = params.x
         if not rows or not region_weights.guides or abs(self._scale) < 1e-6 or outputs.shape[0] != len(rows):
             return
-        found = region_weights.guidance(*outputs.shape[-2:], self._progress, self._scale)
+        found = region_weights.guidance(outputs.shape[-2], outputs.shape[-1], self._progress, self._scale)
         if found is None:
             return
         factor = (found / self._scale).to(outputs)[0]

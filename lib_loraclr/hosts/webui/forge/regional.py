@@ -117,7 +117,7 @@ class ForgePass:
             if not self._active or not self._guided:
                 return denoised
             scale = self._scale()
-            found = self._runtime.region_weights.guidance(*denoised.shape[-2:], self._progress, scale)
+            found = self._runtime.region_weights.guidance(denoised.shape[-2], denoised.shape[-1], self._progress, scale)
             if found is None:
                 return denoised
             step = given["cond_denoised"] - given["uncond_denoised"]

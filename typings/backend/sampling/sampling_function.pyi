@@ -1,0 +1,6 @@
+from typing import Any
+
+from torch import Tensor
+
+def sampling_prepare(unet: Any, x: Tensor) -> None: ...
+def sampling_cleanup(unet: Any) -> None: ...

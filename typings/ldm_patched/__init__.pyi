@@ -1,0 +1,1 @@
+"""What we use of reForge's and Classic's model code."""

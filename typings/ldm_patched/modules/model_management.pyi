@@ -1,0 +1,6 @@
+from typing import Any
+
+current_loaded_models: list[Any]
+
+def load_model_gpu(model: Any) -> None: ...
+def soft_empty_cache(force: bool = ...) -> None: ...

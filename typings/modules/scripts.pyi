@@ -1,0 +1,3 @@
+from typing import Any
+
+scripts_data: list[Any]

@@ -1,0 +1,3 @@
+from typing import Any
+
+def find_sampler_config(name: str) -> Any: ...

@@ -1,0 +1,1 @@
+"""What we use of Forge's and its relatives' own modules."""

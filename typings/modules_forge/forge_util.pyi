@@ -1,0 +1,3 @@
+from typing import Any
+
+def apply_circular_forge(model: Any, tiling_enabled: bool = ...) -> None: ...
