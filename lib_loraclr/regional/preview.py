@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.html import picture_address
 from lib_loraclr.regional import RegionalSpec, parse_spec
 from lib_loraclr.regional.weights import RegionWeights, base_weight
 from lib_loraclr.samplers import LATENT_FACTOR
@@ -65,9 +64,7 @@ def _coloured(
     picture = Image.frombytes("RGB", (columns, rows), bytes(pixels.flatten().tolist()))
     if (rows, columns) != shown:
         picture = picture.resize((shown[1], shown[0]), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return picture_address(picture, "png")
 
 
 def _cells(pixels: int, depth: int) -> int:
