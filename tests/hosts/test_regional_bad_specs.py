@@ -48,14 +48,14 @@ def test_a_bad_layout_is_said_and_the_picture_is_plain(
 ) -> None:
     raw, words = BAD[name]
     from lib_loraclr.frontends.panel.layouts import LayoutStore
-    from lib_loraclr.frontends.panel.questions import Questions
+    from lib_loraclr.frontends.panel.questions import panel_bridge
     from lib_loraclr.frontends.panel.script import RegionalScript
     from lib_loraclr.frontends.panel.services import NoServices
 
     script = RegionalScript(a1111.host)
     text = raw if isinstance(raw, str) else json.dumps(raw)
     question = json.dumps({"serial": 1, "question": "validate", "spec": text})
-    answer = json.loads(Questions(NoServices(), LayoutStore(tmp_path)).answer(question))
+    answer = json.loads(panel_bridge(NoServices(), LayoutStore(tmp_path)).answer(question))
     assert words in " ".join(problem["message"] for problem in answer["problems"])
 
     p, x = Processing(["two"], ["bad"]), latents(1)
