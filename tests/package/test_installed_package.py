@@ -98,8 +98,8 @@ def test_every_file_that_the_library_reads_is_in_the_package(installed: Installe
 def test_the_page_finds_style_and_script(installed: Installed) -> None:
     pytest.importorskip("gradio", reason="the page needs gradio (tools/do.py browser)")
     code = (
-        "from lib_loraclr.frontends.tab import page;"
-        "print((page.FILES / 'style.css').stat().st_size, (page.FILES / 'javascript' / 'loraclr_tab.js').is_file())"
+        "from lib_loraclr.frontends.tab import tab;"
+        "print((tab.FILES / 'style.css').stat().st_size, (tab.FILES / 'javascript' / 'loraclr_tab.js').is_file())"
     )
     assert installed.run(installed.python, "-c", code).endswith("True")
 
