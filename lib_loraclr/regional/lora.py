@@ -30,6 +30,11 @@ class RegionalRequest:
     triggers: Mapping[str, str] = field(default_factory=dict)
 
 
+def component(deltas: Mapping[str, Delta], *, text: bool) -> dict[str, Delta]:
+    """The layers of the text encoders, or those of the UNet."""
+    return {name: delta for name, delta in deltas.items() if name.startswith("text_encoder") == text}
+
+
 @dataclass(frozen=True)
 class RegionDeltas:
     """`deltas[r]`: layer name -> update of region r, weight included; `modules`: layer name -> the layer."""

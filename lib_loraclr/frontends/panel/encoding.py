@@ -17,7 +17,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import read_lora
 from lib_loraclr.formats.weighted import check_families, host_shapes, weighted_deltas
 from lib_loraclr.regional import RegionalSpec, RegionLora
-from lib_loraclr.regional.lora import RegionDeltas
+from lib_loraclr.regional.lora import RegionDeltas, component
 from lib_loraclr.regional.port import Note, RegionalHost
 from lib_loraclr.regional.texts import TextSchedule, TextSchedules, region_prompts
 
@@ -37,7 +37,7 @@ class RegionLoras:
 
     def unet(self) -> RegionDeltas | None:
         """What the runtime hooks; None where no region has a LoRA for the UNet."""
-        parts = [_part(deltas, text=False) for deltas in self._deltas]
+        parts = [component(deltas, text=False) for deltas in self._deltas]
         return RegionDeltas(parts, self._model.layers()) if any(parts) else None
 
     def acts(self, region: int) -> bool:
@@ -51,7 +51,7 @@ class RegionLoras:
     @contextmanager
     def encoding(self, region: int) -> Generator[None]:
         """Scope in which the text encoder has the LoRAs of one region."""
-        deltas = _part(self._deltas[region], text=True)
+        deltas = component(self._deltas[region], text=True)
         with self._host.text_scope(self._model), inject(self._model.layers(), deltas):
             yield
 
@@ -64,10 +64,6 @@ class RegionLoras:
         except InputError as error:
             self._note(f"A region's LoRA is left out: {error.message}")
             return {}
-
-
-def _part(deltas: Deltas, *, text: bool) -> dict[str, Delta]:
-    return {name: delta for name, delta in deltas.items() if name.startswith("text_encoder") == text}
 
 
 class TextEncoder:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lib_loraclr.capture.hooks import inject
-from lib_loraclr.core.deltas import Delta
 from lib_loraclr.model import SampleRequest
 from lib_loraclr.regional.conditions import BatchRow, Encoded, RegionText
-from lib_loraclr.regional.lora import RegionalRequest, RegionDeltas
+from lib_loraclr.regional.lora import RegionalRequest, RegionDeltas, component
 from lib_loraclr.regional.runtime import RegionalRuntime
 from lib_loraclr.regional.sites import find_sites
 from lib_loraclr.regional.texts import RegionPrompt, region_prompts
@@ -38,7 +37,7 @@ class RegionalSampling:
         """Scope of the sampler: texts are encoded and hooks are in place; none is left after it."""
         self._texts = self._encode()
         loras = None
-        unet = [_part(deltas, text=False) for deltas in self.regions.deltas]
+        unet = [component(deltas, text=False) for deltas in self.regions.deltas]
         if any(unet):
             loras = RegionDeltas(unet, self.host.layers())
         with self.runtime.installed(loras):
@@ -66,7 +65,7 @@ class RegionalSampling:
         spec, request = self.regions.spec, self.request
 
         def encoded(text: str, conditional: bool, region: int) -> Encoded:
-            changes = _part(self.regions.deltas[region], text=True) if self.regions.deltas else {}
+            changes = component(self.regions.deltas[region], text=True) if self.regions.deltas else {}
             key = text, conditional, region if changes else -1
             if key not in known:
                 with inject(self.host.layers(), changes):
@@ -100,7 +99,3 @@ def regional_sampling(host: StandaloneHost, request: SampleRequest, size: Sequen
     if regions is None or not regions.spec.active():
         return None
     return RegionalSampling(host, request, regions, (size[0], size[1]))
-
-
-def _part(deltas: Mapping[str, Delta], *, text: bool) -> dict[str, Delta]:
-    return {name: delta for name, delta in deltas.items() if name.startswith("text_encoder") == text}
