@@ -188,7 +188,7 @@ class TabPage:
         self.set_number("loraclr_capture_prompts", 4)  # fewer rows than features would keep nothing
         self.set_number("loraclr_capture_neutral_prompts", 1)
         self.set_number("loraclr_gradient_fusion_rounds", rounds)
-        self.set_number("loraclr_capture_distill", 2)
+        self.set_number("loraclr_capture_distill_steps_per_lora", 2)
 
     def name(self, text: str) -> None:
         """Name the new LoRA."""
