@@ -20,10 +20,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import figures
+from benchmarks.capture_inputs import INPUTS
 from benchmarks.fidelity import open_study, parser_of, results_of, wanted, write_json
-from benchmarks.gathering import INPUTS
 from benchmarks.study import SINGLE, Study, Unit, draw_concepts, run
-from benchmarks.ways import Way
+from benchmarks.variants import MethodVariant
 from lib_loraclr.core.methods import complete_options
 
 VALUES: Mapping[str, tuple[Any, ...]] = {
@@ -49,17 +49,17 @@ COUNT, REDUCED_COUNT = 8, 4
 METHOD = "contrastive"  # it has all the options
 
 
-def way_of(parameter: str, value: Any) -> Way:
+def variant_of(parameter: str, value: Any) -> MethodVariant:
     """The contrastive merge with one thing changed; as it is where the value is its default."""
     if not parameter.startswith("distill") and value == default_of(parameter):
-        return Way(METHOD)
+        return MethodVariant(METHOD)
     if parameter == "distill_steps_per_lora":
-        return Way(METHOD, {parameter: value}, preset="distilled") if value else Way(METHOD)
+        return MethodVariant(METHOD, {parameter: value}, preset="distilled") if value else MethodVariant(METHOD)
     if parameter.startswith("distilled "):
-        return Way(METHOD, {parameter.removeprefix("distilled "): value}, preset="distilled")
+        return MethodVariant(METHOD, {parameter.removeprefix("distilled "): value}, preset="distilled")
     if parameter in ("rank", "inputs"):
-        return replace(Way(METHOD), **{parameter: value})
-    return Way(METHOD, {parameter: value})
+        return replace(MethodVariant(METHOD), **{parameter: value})
+    return MethodVariant(METHOD, {parameter: value})
 
 
 def default_of(parameter: str) -> Any:
@@ -72,15 +72,15 @@ def default_of(parameter: str) -> Any:
 
 def ablation_units(study: Study, count: int, values: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any, Unit]]:
     """(parameter, value, unit); single LoRAs under the parameter "single"."""
-    draws = [(draw, draw_concepts(study.world, count, draw)) for draw in range(study.scale.draws)]
+    draws = [(draw, draw_concepts(study.testbed, count, draw)) for draw in range(study.scale.draws)]
     draws = [(draw, names) for draw, names in draws if names]
     found: list[tuple[str, Any, Unit]] = []
     for draw, names in draws:
         found += [("single", None, Unit(SINGLE, names, count, draw))]
-        found += [("default", None, Unit(Way(METHOD), names, count, draw))]
+        found += [("default", None, Unit(MethodVariant(METHOD), names, count, draw))]
         for parameter, chosen in values.items():
             for value in chosen:
-                found.append((parameter, value, Unit(way_of(parameter, value), names, count, draw)))
+                found.append((parameter, value, Unit(variant_of(parameter, value), names, count, draw)))
     return found
 
 
@@ -88,7 +88,7 @@ def varied(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the draws in which most was varied, without parameters that were not: all means are over the same concepts."""
     changed: dict[int, set[str]] = {}
     for row in rows:
-        if row["value"] is not None and way_of(row["parameter"], row["value"]) != Way(METHOD):
+        if row["value"] is not None and variant_of(row["parameter"], row["value"]) != MethodVariant(METHOD):
             changed.setdefault(row["draw"], set()).add(row["parameter"])
     most = max(map(len, changed.values()), default=0)
     draws = {draw: parameters for draw, parameters in changed.items() if len(parameters) == most}
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = REDUCED_VALUES if given.reduced else VALUES
     names = ("single", "default", *(given.parameters or values))
     count = (given.counts or [REDUCED_COUNT if given.reduced else COUNT])[0]
-    with study.world.host.ready():
+    with study.testbed.host.ready():
         ablation(study, count, values, out, lambda parameter, unit: parameter in names and chosen(unit))
     study.progress.close()
     figures.write_ablation(out)

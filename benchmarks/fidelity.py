@@ -6,7 +6,7 @@
 Writes after every unit of work: DIR/units.jsonl, every concept's numbers, from which a later study goes on;
 DIR/fidelity.json, a list of rows {method, options, n, draw, text, image, identity_cosine, identity_rate,
 worst_identity_cosine, drift}; DIR/combinations.json, the same with `combination`, for style + character pairs, objects,
-character + animal; DIR/fidelity_details.json, settings and the measuring stick's own errors; at the end figures (PNG)
+character + animal; DIR/fidelity_details.json, settings and the embedder's own errors; at the end figures (PNG)
 and DIR/fidelity.html. DIR is benchmarks/results for the whole study and outputs/study-reduced for the reduced one.
 `--counts`, `--draws`, `--methods`, `--only` say what is measured now; the results hold everything that has been.
 Without DIR/units.jsonl all of it is measured anew. Same seeds, same machine, same JSON.
@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import figures
 from benchmarks.orthogonal import Trainer
 from benchmarks.study import FULL, REDUCED, SINGLE, Study, Unit, picture_folder, planned, run
+from benchmarks.testbed import Testbed, open_testbed
 from benchmarks.units import Units
-from benchmarks.ways import Maker, Way, study_ways
-from benchmarks.world import World, open_world
+from benchmarks.variants import Maker, MethodVariant, study_variants
 from lib_loraclr.core.methods import complete_options
 from lib_loraclr.evaluation.folder import EvaluationFolder
 from lib_loraclr.formats.output import write_text
@@ -40,13 +40,13 @@ from lib_loraclr.merging.options import DEFAULT_METHOD
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("main", "combinations", "variants")
-LOOKED_AT = 8  # concepts whose pictures, of main ways, are kept for grid, page and rating
+LOOKED_AT = 8  # concepts whose pictures, of main variants, are kept for grid, page and rating
 
 
-def combinations(world: World) -> list[tuple[str, tuple[str, ...], bool]]:
+def combinations(testbed: Testbed) -> list[tuple[str, tuple[str, ...], bool]]:
     """(name, concepts, joint prompts): what LoRACLR's Figures 6 and 7 show."""
-    people, animals = world.names("character"), world.names("animal")
-    things, looks = world.names("object"), world.names("style")
+    people, animals = testbed.names("character"), testbed.names("animal")
+    things, looks = testbed.names("object"), testbed.names("style")
     found = [("style + character", (person, look), True) for look, person in zip(looks, people, strict=False)]
     found += [("character + animal", (person, animal), False) for person, animal in zip(people, animals, strict=False)]
     if len(things) > 1:
@@ -56,16 +56,18 @@ def combinations(world: World) -> list[tuple[str, tuple[str, ...], bool]]:
     return found
 
 
-def combination_units(study: Study, ways: Sequence[Way]) -> list[tuple[str, Unit]]:
-    """Units of the combinations; a short study has one of each pair with a character, for the first four ways."""
-    chosen = [way for way in ways if way.main and way.method != "orthogonal-adaptation"]
+def combination_units(study: Study, variants: Sequence[MethodVariant]) -> list[tuple[str, Unit]]:
+    """Units of the combinations; a short study has one of each pair with a character, for the first four variants."""
+    chosen = [variant for variant in variants if variant.main and variant.method != "orthogonal-adaptation"]
     short = study.scale.main_only
     units: list[tuple[str, Unit]] = []
     drawn: dict[str, int] = {}
-    for name, names, joint in combinations(study.world):
+    for name, names, joint in combinations(study.testbed):
         draw = drawn[name] = drawn.get(name, -1) + 1
         if not short or (draw == 0 and name.endswith(("+ character", "+ animal"))):
-            units += [(name, Unit(way, names, len(names), draw, joint)) for way in chosen[: 4 if short else None]]
+            units += [
+                (name, Unit(variant, names, len(names), draw, joint)) for variant in chosen[: 4 if short else None]
+            ]
     return units
 
 
@@ -76,9 +78,9 @@ def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def details(study: Study) -> dict[str, Any]:
-    """What the rows depend on, and how well the measuring stick measures."""
+    """What the rows depend on, and how well the embedder measures."""
     settings = {**study.settings, "default": complete_options(DEFAULT_METHOD, {})}
-    return {"settings": settings, "stick": study.world.stick}
+    return {"settings": settings, "embedder_calibration": study.testbed.embedder_calibration}
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
@@ -102,14 +104,14 @@ def open_study(given: argparse.Namespace) -> Study:
     torch.set_num_threads(given.threads)
     scale = REDUCED if given.reduced else FULL
     scale = replace(scale, pictures=given.pictures or scale.pictures)
-    world = open_world(given.miniature, held_out=scale.held_out, device=given.device)
+    testbed = open_testbed(given.miniature, held_out=scale.held_out, device=given.device)
     progress = BarProgress()
     trainer = None
     if not given.reduced:
-        checkpoint = world.set.checkpoint or given.miniature / "miniature.safetensors"
+        checkpoint = testbed.set.checkpoint or given.miniature / "miniature.safetensors"
         trainer = Trainer(checkpoint, given.work / "orthogonal", device=given.device)
-    maker = Maker(world, given.work, progress, trainer)
-    return Study(world, given.work, Units(results_of(given) / "units.jsonl"), scale, progress, maker)
+    maker = Maker(testbed, given.work, progress, trainer)
+    return Study(testbed, given.work, Units(results_of(given) / "units.jsonl"), scale, progress, maker)
 
 
 def results_of(given: argparse.Namespace) -> Path:
@@ -123,7 +125,7 @@ def wanted(given: argparse.Namespace) -> Callable[[Unit], bool]:
     def asked(unit: Unit) -> bool:
         counts, draws, methods = given.counts, given.draws, given.methods
         by_count = not counts or unit.n in counts
-        by_method = not methods or unit.way.method in (*methods, SINGLE.method)
+        by_method = not methods or unit.variant.method in (*methods, SINGLE.method)
         return by_count and by_method and (draws is None or unit.draw in draws)
 
     return asked
@@ -136,12 +138,12 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def fidelity(
-    study: Study, ways: Sequence[Way], out: Path, asked: Callable[[Unit], bool] = lambda unit: True,
+    study: Study, variants: Sequence[MethodVariant], out: Path, asked: Callable[[Unit], bool] = lambda unit: True,
     parts: Sequence[str] = PARTS,
 ) -> EvaluationFolder | None:  # fmt: skip
     """Everything that is asked for and not measured yet; results, of all that is known, after every unit."""
-    units = planned(study, ways)
-    pairs = combination_units(study, ways)
+    units = planned(study, variants)
+    pairs = combination_units(study, variants)
 
     def write() -> None:
         write_json(out / "fidelity.json", compared(study.rows(units)))
@@ -153,9 +155,9 @@ def fidelity(
     looked_at = max(largest, key=lambda unit: unit.n).names if largest else ()
     keep = picture_folder(study, looked_at) if looked_at else None
     chosen = {
-        "main": [unit for unit in units if unit.way.main],
+        "main": [unit for unit in units if unit.variant.main],
         "combinations": [unit for _, unit in pairs],
-        "variants": [unit for unit in units if not unit.way.main],
+        "variants": [unit for unit in units if not unit.variant.main],
     }
     for part in parts:
         run(study, filter(asked, chosen[part]), keep if part == "main" else None, write)
@@ -168,9 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="a part of the study")
     given = parser.parse_args(arguments)
     out, study = results_of(given), open_study(given)
-    ways = [way for way in study_ways() if way.main or not study.scale.main_only]
-    with study.world.host.ready():
-        folder = fidelity(study, ways, out, wanted(given), given.only)
+    variants = [variant for variant in study_variants() if variant.main or not study.scale.main_only]
+    with study.testbed.host.ready():
+        folder = fidelity(study, variants, out, wanted(given), given.only)
     study.progress.close()
     figures.write_fidelity(out, folder)
     print(f"wrote {out / 'fidelity.json'} and {out / 'fidelity.html'}")

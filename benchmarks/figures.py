@@ -19,7 +19,7 @@ from markupsafe import Markup
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.charts import Chart, Series, save
-from benchmarks.labels import is_main, label
+from benchmarks.labels import calibration_of, is_main, label
 from lib_loraclr.evaluation.folder import EvaluationFolder
 from lib_loraclr.evaluation.page import EXPLAINED, HEAD, Section, document, picture, sheet, table
 from lib_loraclr.formats.output import write_text
@@ -43,12 +43,12 @@ def read_json(path: Path) -> Any:
 
 
 def key_of(row: Mapping[str, Any]) -> str:
-    """Names a way, as the details do."""
+    """Names a variant, as the details do."""
     return json.dumps([row["method"], row["options"]], sort_keys=True)
 
 
 def labels_of(rows: Rows) -> dict[str, str]:
-    """Way -> its short name."""
+    """MethodVariant -> its short name."""
     return {key_of(row): label(row["method"], row["options"]) for row in rows}
 
 
@@ -59,7 +59,7 @@ def mean_and_spread(values: Iterable[float | None]) -> tuple[float, float] | Non
 
 
 def grouped(rows: Rows) -> dict[str, dict[int, list[Mapping[str, Any]]]]:
-    """Way -> N -> its rows, in the order of the file."""
+    """MethodVariant -> N -> its rows, in the order of the file."""
     found: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
     for row in rows:
         found.setdefault(key_of(row), {}).setdefault(row["n"], []).append(row)
@@ -67,19 +67,19 @@ def grouped(rows: Rows) -> dict[str, dict[int, list[Mapping[str, Any]]]]:
 
 
 def by_count(rows: Rows, labels: Mapping[str, str], measure: str, chosen: Sequence[str]) -> Chart:
-    """One line per way over N, bars of one standard deviation over draws; single LoRAs as the level."""
-    ways = grouped(rows)
+    """One line per variant over N, bars of one standard deviation over draws; single LoRAs as the level."""
+    variants = grouped(rows)
     counts = sorted({row["n"] for row in rows})
     series: list[Series] = []
     for key in chosen:
-        if key not in ways or key == SINGLE:
+        if key not in variants or key == SINGLE:
             continue
-        summary = [(n, mean_and_spread(row[measure] for row in ways[key].get(n, []))) for n in counts]
+        summary = [(n, mean_and_spread(row[measure] for row in variants[key].get(n, []))) for n in counts]
         known = [(n, found) for n, found in summary if found is not None]
         if known:
             points, spread = [(n, found[0]) for n, found in known], [found[1] for _, found in known]
             series.append(Series(labels.get(key, key), points, spread, strong=not series))
-    single = mean_and_spread(row[measure] for n in ways.get(SINGLE, {}).values() for row in n)
+    single = mean_and_spread(row[measure] for n in variants.get(SINGLE, {}).values() for row in n)
     title = MEASURES[measure][:1].upper() + MEASURES[measure][1:]
     ticks = [(float(n), str(n)) for n in counts]
     level = ("single LoRAs", single[0]) if single is not None else None
@@ -121,7 +121,7 @@ def by_value(rows: Rows, parameter: str) -> Chart:
 
 
 def summary_table(rows: Rows, labels: Mapping[str, str], n: int) -> Markup:
-    """One line per way at one N, mean over draws."""
+    """One line per variant at one N, mean over draws."""
     lines = []
     for key, by_n in grouped(rows).items():
         if n in by_n:
@@ -133,15 +133,15 @@ def summary_table(rows: Rows, labels: Mapping[str, str], n: int) -> Markup:
 FIELDS = ("text", "image", "identity_cosine", "identity_rate", "worst_identity_cosine", "drift")
 
 
-def picture_grid(folder: EvaluationFolder, ways: Sequence[str]) -> Image.Image:
-    """Rows: concepts; columns: reference, then the ways; the first picture of each. White ground."""
-    chosen = [way for name in ways for way in folder.data["variants"] if way["label"] == name]
+def picture_grid(folder: EvaluationFolder, variants: Sequence[str]) -> Image.Image:
+    """Rows: concepts; columns: reference, then the variants; the first picture of each. White ground."""
+    chosen = [variant for name in variants for variant in folder.data["variants"] if variant["label"] == name]
     concepts = folder.data["concepts"]
     step = GRID_SIDE + GRID_GAP
     image = Image.new("RGB", (GRID_LEFT + step * (1 + len(chosen)), GRID_TOP + step * len(concepts)), "#ffffff")
     draw = ImageDraw.Draw(image)
     letters = ImageFont.load_default(12)
-    for column, text in enumerate(("reference", *(way["label"] for way in chosen))):
+    for column, text in enumerate(("reference", *(variant["label"] for variant in chosen))):
         middle = GRID_LEFT + step * column + GRID_SIDE / 2
         draw.multiline_text(
             (middle, GRID_TOP - 6), _wrapped(text), "#1c2128", letters, anchor="md", align="center", spacing=2
@@ -149,7 +149,7 @@ def picture_grid(folder: EvaluationFolder, ways: Sequence[str]) -> Image.Image:
     for line, concept in enumerate(concepts):
         y = GRID_TOP + step * line
         draw.text((6, y + GRID_SIDE / 2), concept["trigger"] or concept["name"], "#1c2128", letters, anchor="lm")
-        files = [*concept["references"][:1], *(way["pictures"].get(concept["name"], [""])[0] for way in chosen)]
+        files = [*concept["references"][:1], *(variant["pictures"].get(concept["name"], [""])[0] for variant in chosen)]
         for column, file in enumerate(files):
             if file and (folder.path / file).is_file():
                 with Image.open(folder.path / file) as picture:
@@ -173,7 +173,7 @@ def write_fidelity(out: Path, folder: EvaluationFolder | None) -> None:
     if not rows:
         return
     labels, keys = labels_of(rows), main_keys(rows)
-    sections = [_stick(details["stick"])]
+    sections = [_embedder_calibration(calibration_of(details))]
     for measure in MEASURES:
         if all(row[measure] is None for row in rows):
             continue
@@ -199,10 +199,10 @@ def _figure(title: str, chart: Chart, path: Path) -> Section:
     return Section(title, "Bars: one standard deviation over draws.", picture(chart.title, path))
 
 
-def _stick(stick: Mapping[str, Any]) -> Section:
+def _embedder_calibration(calibration: Mapping[str, Any]) -> Section:
     rows = [
         (f"{group.replace('_', ' ')}: {name.replace('_', ' ')}", value)
-        for group, values in stick.items()
+        for group, values in calibration.items()
         for name, value in values.items()
     ]
     text = (

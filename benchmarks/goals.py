@@ -51,18 +51,18 @@ class Goal:
         return self.measured >= self.asked if self.at_least else self.measured <= self.asked
 
 
-def values(rows: Rows, way: tuple[str, Mapping[str, Any]], n: int, measure: str) -> dict[int, float]:
+def values(rows: Rows, variant: tuple[str, Mapping[str, Any]], n: int, measure: str) -> dict[int, float]:
     """Draw -> value."""
     return {
         row["draw"]: row[measure]
         for row in rows
-        if (row["method"], row["options"], row["n"]) == (way[0], dict(way[1]), n) and row[measure] is not None
+        if (row["method"], row["options"], row["n"]) == (variant[0], dict(variant[1]), n) and row[measure] is not None
     }
 
 
-def mean(rows: Rows, way: tuple[str, Mapping[str, Any]], n: int, measure: str) -> float | None:
+def mean(rows: Rows, variant: tuple[str, Mapping[str, Any]], n: int, measure: str) -> float | None:
     """Over draws."""
-    found = values(rows, way, n, measure)
+    found = values(rows, variant, n, measure)
     return statistics.fmean(found.values()) if found else None
 
 
@@ -86,15 +86,15 @@ def _ahead(rows: Rows, n: int, distilled: bool) -> Goal:
     mine = values(rows, DEFAULT, n, "identity_cosine")
     best: tuple[float, float, str] | None = None
     for method, text in sorted({(r["method"], json.dumps(r["options"])) for r in rows if r["n"] == n}):
-        way = (method, json.loads(text))
-        theirs = values(rows, way, n, "identity_cosine")
+        variant = (method, json.loads(text))
+        theirs = values(rows, variant, n, "identity_cosine")
         shared = sorted(mine.keys() & theirs.keys())
-        if way in (SINGLE, DEFAULT) or not shared or (way[1].get("preset") == "distilled") != distilled:
+        if variant in (SINGLE, DEFAULT) or not shared or (variant[1].get("preset") == "distilled") != distilled:
             continue
         leads = [mine[draw] - theirs[draw] for draw in shared]
         lead, spread = statistics.fmean(leads), statistics.stdev(leads) if len(leads) > 1 else 0.0
         if best is None or lead - spread < best[0] - best[1]:
-            best = (lead, spread, label(*way))
+            best = (lead, spread, label(*variant))
     if best is None:
         return Goal(f"lead in identity at N = {n}, over {'distilled' if distilled else 'other'} methods", None, None)
     return Goal(f"lead in identity at N = {n}, over {best[2]}", best[0], best[1])

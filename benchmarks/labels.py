@@ -1,4 +1,4 @@
-"""Short names of the ways of merging, for tables and figures."""
+"""Short names of the variants of merging, for tables and figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT = {
     ("loraclr", "precision fp32"): "LoRACLR, float32",
     ("loraclr", "precision fp16"): "LoRACLR, as its program runs",
 }
-VARIANT = ("prior_preservation", "weight")  # options that make a way a variant, which main tables leave out
+VARIANT = ("prior_preservation", "weight")  # variants with these options are left out of the main tables
 
 
 def label(method: str, options: Mapping[str, Any]) -> str:
@@ -31,5 +31,10 @@ def label(method: str, options: Mapping[str, Any]) -> str:
 
 
 def is_main(row: Mapping[str, Any]) -> bool:
-    """Whether a row belongs to a way that main tables and figures show."""
+    """Whether a row belongs to a variant that main tables and figures show."""
     return not any(name in row["options"] for name in VARIANT)
+
+
+def calibration_of(details: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The embedder's calibration in fidelity_details.json, which version 0.1.0 wrote as `stick`."""
+    return details.get("embedder_calibration", details.get("stick", {}))

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.fidelity import open_study, parser_of, results_of, write_json
 from benchmarks.labels import label
 from benchmarks.study import Study, Unit, draw_concepts
-from benchmarks.ways import Way
+from benchmarks.variants import MethodVariant
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.evaluation.scores import rounded, score
 from lib_loraclr.model import Phase
@@ -46,31 +46,31 @@ def hybrid(own: Mapping[str, Delta], merged: Mapping[str, Delta], pattern: str) 
 
 def measure(study: Study, unit: Unit, merged: Mapping[str, Delta], pattern: str) -> list[float]:
     """Mean identity cosine of every concept, on the prompts and seeds of the study."""
-    world, sampling, identities = study.world, study.world.set.sampling, list[float]()
-    steps = world.generator.steps(study.scale.pictures, sampling)
-    study.progress.phase(Phase.GENERATE, len(unit.names) * steps, unit.way.label)
-    for concept in world.concepts(unit.names):
+    testbed, sampling, identities = study.testbed, study.testbed.set.sampling, list[float]()
+    steps = testbed.generator.steps(study.scale.pictures, sampling)
+    study.progress.phase(Phase.GENERATE, len(unit.names) * steps, unit.variant.label)
+    for concept in testbed.concepts(unit.names):
         texts, update = study.prompts(concept.name, unit), hybrid(concept.deltas, merged, pattern)
         seeds = study.seeds(concept.name)
-        pictures = world.generator.sample(update, texts, seeds, sampling, progress=study.progress).numpy()
-        painted = score(concept.name, pictures, texts, world.references[concept.name], world.metrics, [])
+        pictures = testbed.generator.sample(update, texts, seeds, sampling, progress=study.progress).numpy()
+        painted = score(concept.name, pictures, texts, testbed.references[concept.name], testbed.metrics, [])
         identities.append(statistics.fmean(painted.identity))
     return identities
 
 
-def parts(study: Study, ways: Sequence[Way], count: int, out: Path) -> list[dict[str, Any]]:
-    """Rows of every way and part, written after each."""
-    names, rows = draw_concepts(study.world, count, 0), list[dict[str, Any]]()
-    touched = {name for concept in study.world.concepts(names) for name in concept.deltas}
-    for way in ways:
-        unit = Unit(way, names, count, 0)
-        merged = study.maker.update(way, names, study.key(unit))
+def parts(study: Study, variants: Sequence[MethodVariant], count: int, out: Path) -> list[dict[str, Any]]:
+    """Rows of every variant and part, written after each."""
+    names, rows = draw_concepts(study.testbed, count, 0), list[dict[str, Any]]()
+    touched = {name for concept in study.testbed.concepts(names) for name in concept.deltas}
+    for variant in variants:
+        unit = Unit(variant, names, count, 0)
+        merged = study.maker.update(variant, names, study.key(unit))
         for part, pattern in PARTS.items():
             if part not in ("none", "all") and not any(re.search(pattern, name) for name in touched):
                 continue
             cosines = measure(study, unit, merged, pattern)
             mean, worst = rounded(statistics.fmean(cosines)), rounded(min(cosines))
-            row = {"method": way.method, "options": way.shown, "n": count, "part": part}
+            row = {"method": variant.method, "options": variant.shown, "n": count, "part": part}
             rows.append({**row, "identity_cosine": mean, "worst_identity_cosine": worst})
             write_json(out / "parts.json", rows)
     return rows
@@ -81,13 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.set_defaults(counts=[COUNT], pictures=PICTURES, methods=["gradient-fusion"])
     given = parser.parse_args(arguments)
     study = open_study(given)
-    ways = [Way(method, preset=preset) for method in given.methods for preset in ("layerwise", "distilled")]
-    with study.world.host.ready():
-        rows = parts(study, ways, given.counts[0], results_of(given))
+    variants = [
+        MethodVariant(method, preset=preset) for method in given.methods for preset in ("layerwise", "distilled")
+    ]
+    with study.testbed.host.ready():
+        rows = parts(study, variants, given.counts[0], results_of(given))
     study.progress.close()
     for row in rows:
-        way, found = label(row["method"], row["options"]), row["identity_cosine"]
-        print(f"{way:<40} {row['part']:<20} {found:.3f}  worst {row['worst_identity_cosine']:.3f}")
+        variant, found = label(row["method"], row["options"]), row["identity_cosine"]
+        print(f"{variant:<40} {row['part']:<20} {found:.3f}  worst {row['worst_identity_cosine']:.3f}")
     return 0
 
 

@@ -79,7 +79,7 @@ class MetaStep:
         text = RegionText(one, one if negatives else None)
         counter = FlopCounterMode(display=False)
         with runtime.installed(), counter, torch.no_grad():
-            runtime.begin_step(0.0, [[text] * len(runtime.layout.regions)])
+            runtime.begin_step(0.0, [[text] * len(runtime.region_weights.regions)])
             with runtime.calling([BatchRow(0, False), BatchRow(0, True)]):
                 self.unet(self.latents, torch.zeros((), device="meta"), self.context, added_cond_kwargs=self.extra)
         if runtime.notes:
@@ -156,10 +156,12 @@ def goals(results: Mapping[str, Any]) -> list[tuple[str, bool]]:
         for case, limit in (("own negatives", most), ("inherited negatives", most / 2)):
             value = extra[family, layout, case]
             found.append((f"{family}, {layout}, {case}: {value:+.2f} %, at most {limit:g} %", value <= limit))
-    for count, ways in identity_table(results).items():
-        plain, regions, near = ways["plain prompt"], ways["regions"], ways["single"].each - 0.05
+    for count, variants in identity_table(results).items():
+        plain, regions, near = variants["plain prompt"], variants["regions"], variants["single"].each - 0.05
         pairs = [("each", regions.each, 2 * plain.each), ("everyone", regions.everyone, 2 * plain.everyone)]
-        pairs += [(f"{way}, each", seen.each, near) for way, seen in ways.items() if way.startswith("regions")]
+        pairs += [
+            (f"{variant}, each", seen.each, near) for variant, seen in variants.items() if variant.startswith("regions")
+        ]
         found += [(f"{count} subjects, {what}: {rate:.3f}, at least {least:.3f}", rate >= least)
                   for what, rate, least in pairs]  # fmt: skip
     return found

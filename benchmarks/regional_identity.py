@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.regional_rates import SUBJECTS, WAYS
+from benchmarks.regional_rates import SUBJECTS, VARIANTS
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.generation.generator import ImageGenerator, SamplingParams
@@ -83,15 +83,15 @@ class Gallery:
         tagged = f"{prompt} <lora:{self.lora.absolute()}:1>"
         return self.generator.generate([tagged], [seed], params, regions=regions)[0].numpy()
 
-    def together(self, way: str, who: Sequence[int], seed: int) -> np.ndarray:
+    def together(self, variant: str, who: Sequence[int], seed: int) -> np.ndarray:
         """One canvas with these characters from left to right."""
         count = len(who)
-        if way == "single":
+        if variant == "single":
             return np.concatenate([self.paint(self.text(k), seed, 1) for k in who], 1)
-        if way == "plain prompt":
+        if variant == "plain prompt":
             return self.paint(self.text(*who), seed, count)
         boxes = [[k / count, 0.0, (k + 1) / count, 1.0] for k in range(count)]
-        spec = spec_of(boxes, [self.text(k) for k in who], iso=ISOLATION.get(way, {}))
+        spec = spec_of(boxes, [self.text(k) for k in who], iso=ISOLATION.get(variant, {}))
         return self.paint("a photo", seed, count, spec)
 
     def judge(self, canvas: np.ndarray, who: Sequence[int]) -> tuple[list[str], list[float]]:
@@ -119,23 +119,23 @@ def measure(gallery: Gallery, seeds: int, known: Mapping[str, Any]) -> Iterator[
         for seed in range(seeds):
             for count in SUBJECTS:
                 who = cast_of(seed, count, len(names))
-                for way in WAYS:
-                    if (count, way, seed) in done:
+                for variant in VARIANTS:
+                    if (count, variant, seed) in done:
                         continue
-                    seen, own = gallery.judge(gallery.together(way, who, seed), who)
+                    seen, own = gallery.judge(gallery.together(variant, who, seed), who)
                     canvases.append(
-                        {"subjects": count, "way": way, "seed": seed, "wanted": [names[k] for k in who], "seen": seen,
-                         "cosine": [round(value, 4) for value in own]}
+                        {"subjects": count, "way": variant, "seed": seed, "wanted": [names[k] for k in who],
+                         "seen": seen, "cosine": [round(value, 4) for value in own]}
                     )  # fmt: skip
-                    print(f"{count} subjects, seed {seed}, {way}: {canvases[-1]['wanted']} {seen}", file=sys.stderr)
+                    print(f"{count} subjects, seed {seed}, {variant}: {canvases[-1]['wanted']} {seen}", file=sys.stderr)
                     yield part
             part["seeds"] = seed + 1
     yield part
 
 
 def gallery_picture(gallery: Gallery, path: Path, seeds: Sequence[int] = (1, 2)) -> None:
-    """Canvases of fixed seeds in rows: references, then every way but `single`; a PNG with a palette."""
-    ways, gap, head, scale = [way for way in WAYS if way != "single"], 12, 26, 144 / gallery.side
+    """Canvases of fixed seeds in rows: references, then every variant but `single`; a PNG with a palette."""
+    variants, gap, head, scale = [variant for variant in VARIANTS if variant != "single"], 12, 26, 144 / gallery.side
     rows: list[tuple[int, list[np.ndarray]]] = []
     with gallery.host.ready():
         for count in SUBJECTS:
@@ -144,12 +144,14 @@ def gallery_picture(gallery: Gallery, path: Path, seeds: Sequence[int] = (1, 2))
                 shown = [Image.open(gallery.folder / gallery.concepts[k]["references"][0]).convert("RGB") for k in who]
                 size = (gallery.side, gallery.side)
                 first = np.concatenate([np.asarray(one.resize(size, Image.Resampling.LANCZOS)) for one in shown], 1)
-                rows.append((count, [first, *(gallery.together(way, who, seed) for way in ways)]))
+                rows.append((count, [first, *(gallery.together(variant, who, seed) for variant in variants)]))
     side = round(gallery.side * scale)
     widest = max(SUBJECTS) * side
-    sheet = Image.new("RGB", ((1 + len(ways)) * (widest + gap) - gap, head + len(rows) * (side + gap) - gap), "white")
+    sheet = Image.new(
+        "RGB", ((1 + len(variants)) * (widest + gap) - gap, head + len(rows) * (side + gap) - gap), "white"
+    )
     draw = ImageDraw.Draw(sheet)
-    for column, title in enumerate(("who they are", *ways)):
+    for column, title in enumerate(("who they are", *variants)):
         draw.text((column * (widest + gap), 2), title, "#1c2128", ImageFont.load_default(16))
     for row, (count, canvases) in enumerate(rows):
         for column, canvas in enumerate(canvases):

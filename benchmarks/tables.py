@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.labels import is_main, label
+from benchmarks.labels import calibration_of, is_main, label
 from benchmarks.regional_rates import identity_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,22 +61,22 @@ MEASURES = (
 
 
 def fidelity(rows: Rows) -> str:
-    """One line per main way: identity, mean and standard deviation over draws, by number of concepts."""
+    """One line per main variant: identity, mean and standard deviation over draws, by number of concepts."""
     counts = sorted({row["n"] for row in rows})
     return _table(
         ["method", *(f"N = {n}" for n in counts)],
         (
-            [label(*way), *(_spread([r["identity_cosine"] for r in mine if r["n"] == n]) for n in counts)]
-            for way, mine in _by_way(row for row in rows if is_main(row))
+            [label(*variant), *(_spread([r["identity_cosine"] for r in mine if r["n"] == n]) for n in counts)]
+            for variant, mine in _by_variant(row for row in rows if is_main(row))
         ),
     )
 
 
 def fidelity_columns(rows: Rows) -> str:
-    """One line per main way at the largest N: every measure, mean over draws."""
+    """One line per main variant at the largest N: every measure, mean over draws."""
     largest = max((row["n"] for row in rows), default=0)
     chosen = [row for row in rows if row["n"] == largest and is_main(row)]
-    return _measures(f"method, N = {largest}", ((label(*way), mine) for way, mine in _by_way(chosen)))
+    return _measures(f"method, N = {largest}", ((label(*variant), mine) for variant, mine in _by_variant(chosen)))
 
 
 def fidelity_variants(rows: Rows) -> str:
@@ -84,15 +84,15 @@ def fidelity_variants(rows: Rows) -> str:
     variants = [row for row in rows if not is_main(row)]
     largest = max((row["n"] for row in variants), default=0)
     chosen = [row for row in variants if row["n"] == largest]
-    return _measures(f"method, N = {largest}", ((label(*way), mine) for way, mine in _by_way(chosen)))
+    return _measures(f"method, N = {largest}", ((label(*variant), mine) for variant, mine in _by_variant(chosen)))
 
 
 def combinations(rows: Rows) -> str:
-    """One line per combination and way, mean over its pairs."""
+    """One line per combination and variant, mean over its pairs."""
     lines = [
-        (f"{name}: {label(*way)}", mine)
+        (f"{name}: {label(*variant)}", mine)
         for name in dict.fromkeys(row["combination"] for row in rows)
-        for way, mine in _by_way(row for row in rows if row["combination"] == name)
+        for variant, mine in _by_variant(row for row in rows if row["combination"] == name)
     ]
     return _measures("combination", lines)
 
@@ -109,29 +109,29 @@ def ablation(rows: Rows) -> str:
 
 
 def parts(rows: Rows) -> str:
-    """One line per part of the layers that is the merge's, the rest being each single LoRA's; two columns per way."""
-    ways, shown = _by_way(rows), (MEASURES[2], MEASURES[4])
-    head = ["from the merge", *(f"{label(*way)}: {title}" for way, _ in ways for _, title in shown)]
+    """One line per part of the layers that is the merge's, the rest each single LoRA's; two columns per variant."""
+    variants, shown = _by_variant(rows), (MEASURES[2], MEASURES[4])
+    head = ["from the merge", *(f"{label(*variant)}: {title}" for variant, _ in variants for _, title in shown)]
     lines: list[list[str]] = []
     for part in dict.fromkeys(row["part"] for row in rows):
-        mine = [next((row for row in found if row["part"] == part), None) for _, found in ways]
+        mine = [next((row for row in found if row["part"] == part), None) for _, found in variants]
         lines.append([part, *(f"{row[measure]:.3f}" if row else "-" for row in mine for measure, _ in shown)])
     return _table(head, lines)
 
 
-def stick(details: Mapping[str, Any]) -> str:
+def embedder_calibration(details: Mapping[str, Any]) -> str:
     """The embedder's own errors."""
     return _table(
         ["measuring stick", "value"],
         (
             [f"{group.replace('_', ' ')}: {name.replace('_', ' ')}", f"{value:g}"]
-            for group, values in details["stick"].items()
+            for group, values in calibration_of(details).items()
             for name, value in values.items()
         ),
     )
 
 
-def _by_way(rows: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[str, dict[str, Any]], list[Mapping[str, Any]]]]:
+def _by_variant(rows: Iterable[Mapping[str, Any]]) -> list[tuple[tuple[str, dict[str, Any]], list[Mapping[str, Any]]]]:
     """((method, options), rows), in the order of the rows."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -159,10 +159,10 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def demo(result: Mapping[str, Any]) -> str:
-    """One line per way of the demo's grid: identity with its 95 % interval, and the share nearest to their own."""
+    """One line per variant of the demo's grid: identity with its 95 % interval, and the share nearest to their own."""
     lines = [
-        [name, f"{way['cosine']:.3f} ± {way['half_interval']:.3f}", f"{way['nearest']:.0%}"]
-        for name, way in result["ways"].items()
+        [name, f"{variant['cosine']:.3f} ± {variant['half_interval']:.3f}", f"{variant['nearest']:.0%}"]
+        for name, variant in result.get("variants", result.get("ways", {})).items()
     ]
     pictures = result["pictures_per_concept"]
     return _table(
@@ -192,16 +192,19 @@ def regional_cost(result: Mapping[str, Any]) -> str:
 
 
 def regional_identity(result: Mapping[str, Any]) -> str:
-    """One line per way: share of subjects recognised, of pictures where all are, and cosine, by number of subjects."""
+    """One line per variant: shares of subjects and of pictures recognised, and cosine, by number of subjects."""
     table = identity_table(result)
     if not table:
         return ""
-    ways = [way for way in table[min(table)] if all(way in seen for seen in table.values())]
+    variants = [variant for variant in table[min(table)] if all(variant in seen for seen in table.values())]
     return _table(
         [f"{result['identity']['seeds']} seeds", *(f"{count} subjects: each / everyone / identity" for count in table)],
         (
-            [way, *(f"{s.each:.0%} / {s.everyone:.0%} / {s.cosine:.3f}" for s in (table[c][way] for c in table))]
-            for way in ways
+            [
+                variant,
+                *(f"{s.each:.0%} / {s.everyone:.0%} / {s.cosine:.3f}" for s in (table[c][variant] for c in table)),
+            ]
+            for variant in variants
         ),
     )
 
@@ -223,10 +226,11 @@ def cost(result: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[Any], str]] = {
     "demo": demo, "cost": cost, "merge_speed": merge_speed, "fidelity": fidelity, "fidelity_columns": fidelity_columns,
-    "fidelity_variants": fidelity_variants, "combinations": combinations, "ablation": ablation, "stick": stick,
+    "fidelity_variants": fidelity_variants, "combinations": combinations, "ablation": ablation,
+    "embedder_calibration": embedder_calibration,
     "parts": parts, "regional_cost": regional_cost, "regional_identity": regional_identity,
 }  # fmt: skip
-FILES = {"fidelity_columns": "fidelity", "fidelity_variants": "fidelity", "stick": "fidelity_details",
+FILES = {"fidelity_columns": "fidelity", "fidelity_variants": "fidelity", "embedder_calibration": "fidelity_details",
          "regional_cost": "regional", "regional_identity": "regional"}  # fmt: skip
 PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("evaluation", "method", "regional")))
 

@@ -189,7 +189,7 @@ def figures(demo: Demo, rows: Sequence[Sequence[Cell]], outcome: MergeOutcome) -
     names = [title.replace("\n", " ") for title in COLUMNS]
     return {
         "pictures_per_concept": demo.pictures,
-        "ways": dict(zip(names, means(rows), strict=True)),
+        "variants": dict(zip(names, means(rows), strict=True)),
         "concepts": [
             {
                 "name": concept["name"],

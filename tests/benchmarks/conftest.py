@@ -1,4 +1,4 @@
-"""A toy world: the tiny checkpoint, random LoRAs of all kinds, an embedder of random weights, drawn references."""
+"""A toy testbed: the tiny checkpoint, random LoRAs of all kinds, an embedder of random weights, drawn references."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))
 
 from tiny_loras import lora_tensors, write_lora_file
 
-from benchmarks.world import World, open_world
+from benchmarks.testbed import Testbed, open_testbed
 from miniature import world as drawing
 from miniature.measure import Embedder
 
@@ -53,6 +53,6 @@ def toy_folder(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="session")
-def toy(toy_folder: Path) -> World:
-    """The toy world, loaded once."""
-    return open_world(toy_folder, held_out=4)
+def toy(toy_folder: Path) -> Testbed:
+    """The toy testbed, loaded once."""
+    return open_testbed(toy_folder, held_out=4)

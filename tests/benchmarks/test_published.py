@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.lbfgs import lbfgs
 from benchmarks.published import SEED, STEPS, Loraclr, by_lbfgs, half, merge_published, stage_of
-from benchmarks.world import World
+from benchmarks.testbed import Testbed
 from lib_loraclr.capture.hooks import inject
 from lib_loraclr.model import SampleRequest
 
@@ -85,7 +85,7 @@ def test_the_loop_improves_and_never_returns_worse_than_its_start() -> None:
     assert residual(found) < residual(torch.zeros(6, 8))
 
 
-def test_stages_come_in_order_and_build_on_each_other(toy: World) -> None:
+def test_stages_come_in_order_and_build_on_each_other(toy: Testbed) -> None:
     """Row counts by hand; keys and values see the merged text encoder; the spatial stage sees both merged."""
     seen: list[tuple[str, list[torch.Tensor]]] = []
 

@@ -1,4 +1,4 @@
-"""The regional measurements: budgets and rates by hand, and canvases of the toy world that are painted once."""
+"""The regional measurements: budgets and rates by hand, and canvases of the toy testbed that are painted once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tiny_loras import Recorder
 
 from benchmarks.regional import BUDGETS, count_flops, goals
 from benchmarks.regional_identity import Gallery, cast_of, gallery_picture, measure
-from benchmarks.regional_rates import WAYS, identity_table
+from benchmarks.regional_rates import VARIANTS, identity_table
 from benchmarks.tables import regional_cost, regional_identity
 from lib_loraclr.merging.options import LoraChoice, MergeOptions
 from lib_loraclr.merging.pipeline import merge
 
 
-def canvas(count: int, way: str, seen: list[str], cosine: list[float]) -> dict[str, Any]:
-    return {"subjects": count, "way": way, "seed": 0, "wanted": list("abc")[:count], "seen": seen, "cosine": cosine}
+def canvas(count: int, variant: str, seen: list[str], cosine: list[float]) -> dict[str, Any]:
+    return {"subjects": count, "way": variant, "seed": 0, "wanted": list("abc")[:count], "seen": seen, "cosine": cosine}
 
 
 def identity(regions: float) -> dict[str, Any]:
@@ -28,10 +28,10 @@ def identity(regions: float) -> dict[str, Any]:
     canvases = [canvas(2, "plain prompt", ["a", "c"], [0.4, 0.0]), canvas(2, "plain prompt", ["c", "c"], [0.0, 0.0])]
     canvases += [canvas(2, "single", ["a", "b"], [0.8, 0.6]), canvas(3, "plain prompt", ["x", "x", "x"], [0.0] * 3)]
     for k in range(4):
-        for way in ("regions", "regions, isolated"):
-            canvases.append(canvas(2, way, ["a", "b"] if k < right else ["x", "x"], [0.5, 0.5]))
-    for way in ("regions", "regions, isolated", "single"):
-        canvases.append(canvas(3, way, list("abc"), [0.5] * 3))
+        for variant in ("regions", "regions, isolated"):
+            canvases.append(canvas(2, variant, ["a", "b"] if k < right else ["x", "x"], [0.5, 0.5]))
+    for variant in ("regions", "regions, isolated", "single"):
+        canvases.append(canvas(3, variant, list("abc"), [0.5] * 3))
     return {"identity": {"seeds": 4, "canvases": canvases}}
 
 
@@ -40,10 +40,10 @@ def test_rates_by_hand() -> None:
     assert table[2]["plain prompt"] == (0.25, 0.0, 0.1)
     assert table[2]["regions"].everyone == 0.5
     assert table[2]["single"].cosine == pytest.approx(0.7)
-    assert {way: seen.each for way, seen in table[2].items()} == {
+    assert {variant: seen.each for variant, seen in table[2].items()} == {
         "plain prompt": 0.25, "regions": 0.5, "regions, isolated": 0.5, "single": 1.0,
     }  # fmt: skip
-    assert identity_table({}) == {}  # and a way that was not painted has no line
+    assert identity_table({}) == {}  # and a variant that was not painted has no line
     assert "| regions | 50% / 50% / 0.500 | 100% / 100% / 0.500 |" in regional_identity(identity(0.5))
 
 
@@ -85,7 +85,9 @@ def test_canvases_are_painted_once(toy_folder: Path, tmp_path: Path, monkeypatch
     assert [one["name"] for one in gallery.concepts] == ["zor", "kib", "vex"]  # the cat is no character
     *_, last = measure(gallery, 1, {})
     assert (last["seeds"], len(last["canvases"])) == (1, 10)
-    assert {(one["subjects"], one["way"]) for one in last["canvases"]} == {(n, way) for n in (2, 3) for way in WAYS}
+    assert {(one["subjects"], one["way"]) for one in last["canvases"]} == {
+        (n, variant) for n in (2, 3) for variant in VARIANTS
+    }
     assert last["canvases"][0]["wanted"] == [gallery.concepts[k]["name"] for k in cast_of(0, 2, 3)]
     assert set(identity_table({"identity": last})) == {2, 3}
     gallery_picture(gallery, tmp_path / "canvases.png", seeds=(1,))

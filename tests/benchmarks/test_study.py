@@ -1,4 +1,4 @@
-"""The study on a toy world: rows as named, resumed, repeatable; draws; the page and the figures it writes."""
+"""The study on a toy testbed: rows as named, resumed, repeatable; draws; the page and the figures it writes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image
 from tiny_loras import Recorder
 
 from benchmarks import figures
-from benchmarks.ablation import VALUES, ablation, default_of, varied, way_of
+from benchmarks.ablation import VALUES, ablation, default_of, variant_of, varied
+from benchmarks.capture_inputs import INPUTS
 from benchmarks.fidelity import combinations, compared, fidelity, parser_of, wanted
-from benchmarks.gathering import INPUTS
 from benchmarks.parts import PARTS, hybrid, parts
 from benchmarks.study import SINGLE, Scale, Study, Unit, draw_concepts, planned
+from benchmarks.testbed import Testbed
 from benchmarks.units import Units
-from benchmarks.ways import Maker, Way, is_default, study_ways
-from benchmarks.world import World
+from benchmarks.variants import Maker, MethodVariant, first_names, is_default, study_variants
 from lib_loraclr.core.deltas import stack
 from lib_loraclr.core.methods import METHODS, complete_options
 from lib_loraclr.evaluation.folder import EvaluationFolder
@@ -31,7 +31,11 @@ FIELDS = ["method", "options", "n", "draw", "text", "image", "identity_cosine", 
           "worst_identity_cosine", "drift"]  # fmt: skip
 QUICK = {"sampling_steps": 1, "prompts": 1, "neutral_prompts": 1, "held_out_prompts": 0, "rounds": 1}
 SCALE = Scale(counts=(1, 2), draws=1, pictures=2, neutral=1, held_out=4, kept=1)
-WAYS = [Way("contrastive", QUICK), Way("sum"), Way("contrastive", {**QUICK, "margin": 1.5}, main=False)]
+VARIANTS = [
+    MethodVariant("contrastive", QUICK),
+    MethodVariant("sum"),
+    MethodVariant("contrastive", {**QUICK, "margin": 1.5}, main=False),
+]
 
 
 class Silent(Recorder):
@@ -41,20 +45,20 @@ class Silent(Recorder):
         self.reached.append(text)
 
 
-def study_in(world: World, work: Path, **changes: object) -> Study:
+def study_in(testbed: Testbed, work: Path, **changes: object) -> Study:
     progress = Silent()
     return Study(
-        world, work, Units(work / "units.jsonl"), replace(SCALE, **changes), progress, Maker(world, work, progress)
+        testbed, work, Units(work / "units.jsonl"), replace(SCALE, **changes), progress, Maker(testbed, work, progress)
     )
 
 
 @pytest.fixture(scope="module")
-def done(toy: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, EvaluationFolder]:
+def done(toy: Testbed, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path, EvaluationFolder]:
     """One small study with its results."""
     work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("results")
     study = study_in(toy, work)
     with toy.host.ready():
-        folder = fidelity(study, WAYS, out)
+        folder = fidelity(study, VARIANTS, out)
     return study, out, folder
 
 
@@ -80,32 +84,32 @@ def test_rows_are_as_named(done: tuple[Study, Path, EvaluationFolder]) -> None:
 def test_a_summed_unit_is_the_stack_painted_and_scored(done: tuple[Study, Path, EvaluationFolder]) -> None:
     """The row again from scratch: own pictures, own cosines."""
     study, out, _ = done
-    world = study.world
+    testbed = study.testbed
     row = next(
         row for row in json.loads((out / "fidelity.json").read_text()) if (row["method"], row["n"]) == ("sum", 2)
     )
-    unit = Unit(Way("sum"), ("zor", "kib"), 2, 0)
+    unit = Unit(MethodVariant("sum"), ("zor", "kib"), 2, 0)
     found = []
-    with world.host.ready():
-        update = stack([concept.deltas for concept in world.concepts(unit.names)])
+    with testbed.host.ready():
+        update = stack([concept.deltas for concept in testbed.concepts(unit.names)])
         for name in unit.names:
             prompts, seeds = study.prompts(name, unit), study.seeds(name)
-            pictures = world.generator.sample(update, prompts, seeds, world.set.sampling).numpy()
-            vectors = world.metrics.identity.vectors(pictures)
-            found.append(float((vectors @ world.references[name].identity.T).mean()))
+            pictures = testbed.generator.sample(update, prompts, seeds, testbed.set.sampling).numpy()
+            vectors = testbed.metrics.identity.vectors(pictures)
+            found.append(float((vectors @ testbed.references[name].identity.T).mean()))
     assert row["identity_cosine"] == pytest.approx(np.mean(found), abs=0.01)
     assert row["worst_identity_cosine"] == pytest.approx(min(found), abs=0.01)
 
 
-def test_it_resumes_and_repeats(done: tuple[Study, Path, EvaluationFolder], tmp_path: Path, toy: World) -> None:
+def test_it_resumes_and_repeats(done: tuple[Study, Path, EvaluationFolder], tmp_path: Path, toy: Testbed) -> None:
     study, out, _ = done
     again = study_in(toy, study.work)
-    lost = again.key(Unit(WAYS[1], ("zor", "kib"), 2, 0))
+    lost = again.key(Unit(VARIANTS[1], ("zor", "kib"), 2, 0))
     lines = study.units.path.read_text().splitlines(keepends=True)
     again.units = Units(tmp_path / "units.jsonl")
     again.units.path.write_text("".join(line for line in lines if lost not in line))
     with toy.host.ready():
-        fidelity(again, WAYS, tmp_path)
+        fidelity(again, VARIANTS, tmp_path)
     assert again.units.path.read_text().splitlines()[-1].startswith(f'{{"key": "{lost}"')
     assert len(again.units.path.read_text().splitlines()) == len(lines)
     for name in ("fidelity.json", "combinations.json", "fidelity_details.json"):
@@ -127,7 +131,7 @@ def test_single_loras_are_of_the_draws_that_were_merged() -> None:
 
 
 def test_a_part_of_the_study_keeps_the_rows_of_the_others(
-    done: tuple[Study, Path, EvaluationFolder], tmp_path: Path, toy: World
+    done: tuple[Study, Path, EvaluationFolder], tmp_path: Path, toy: Testbed
 ) -> None:
     study, out, _ = done
     again, given = study_in(toy, study.work), parser_of("x").parse_args(["--counts", "2", "--methods", "sum"])
@@ -138,8 +142,8 @@ def test_a_part_of_the_study_keeps_the_rows_of_the_others(
         return False
 
     with toy.host.ready():
-        fidelity(again, WAYS, tmp_path, remembered, ["main"])
-    assert {(unit.way.method, unit.n) for unit in asked} == {("single", 2), ("sum", 2)}
+        fidelity(again, VARIANTS, tmp_path, remembered, ["main"])
+    assert {(unit.variant.method, unit.n) for unit in asked} == {("single", 2), ("sum", 2)}
     assert (tmp_path / "fidelity.json").read_bytes() == (out / "fidelity.json").read_bytes()
 
 
@@ -160,22 +164,24 @@ def test_units_of_several_studies_in_one_file(tmp_path: Path) -> None:
     assert [again.find(key) for key in "bcd"] == [{"drift": None}, None, {"drift": 1.0}]
 
 
-def test_units_are_named_by_what_they_depend_on(toy: World, tmp_path: Path) -> None:
+def test_units_are_named_by_what_they_depend_on(toy: Testbed, tmp_path: Path) -> None:
     study = study_in(toy, tmp_path)
-    unit = Unit(Way("contrastive"), ("zor", "kib"), 2, 0)
+    unit = Unit(MethodVariant("contrastive"), ("zor", "kib"), 2, 0)
     same = study.key(replace(unit, draw=3))
     margin = complete_options("contrastive", {})["margin"]
-    assert study.key(unit) == same == study.key(replace(unit, way=Way("contrastive", {"margin": margin})))
+    assert study.key(unit) == same == study.key(replace(unit, variant=MethodVariant("contrastive", {"margin": margin})))
     others = [
-        study.key(replace(unit, way=Way("contrastive", {"margin": 2.0}))), study.key(replace(unit, joint=True)),
-        study.key(replace(unit, names=("zor", "vex"))), study.key(replace(unit, way=Way("contrastive", rank="4"))),
-        study.key(replace(unit, way=Way("contrastive", inputs="student"))),
+        study.key(replace(unit, variant=MethodVariant("contrastive", {"margin": 2.0}))),
+        study.key(replace(unit, joint=True)),
+        study.key(replace(unit, names=("zor", "vex"))),
+        study.key(replace(unit, variant=MethodVariant("contrastive", rank="4"))),
+        study.key(replace(unit, variant=MethodVariant("contrastive", inputs="student"))),
         study_in(toy, tmp_path, pictures=3).key(unit), study_in(toy, tmp_path, neutral=2).key(unit),
     ]  # fmt: skip
     assert len({same, *others}) == len(others) + 1
 
 
-def test_draws(toy: World) -> None:
+def test_draws(toy: Testbed) -> None:
     assert draw_concepts(toy, 2, 0) == ("zor", "kib")
     assert set(draw_concepts(toy, 3, 1)) <= {"zor", "kib", "vex", "pim", "dob", "lum"}, "styles are no identities"
     assert draw_concepts(toy, 2, 1) == draw_concepts(toy, 2, 1)
@@ -184,36 +190,36 @@ def test_draws(toy: World) -> None:
     assert draw_concepts(toy, 7, 0) == ()
 
 
-def test_combinations_ask_for_both(toy: World, tmp_path: Path) -> None:
+def test_combinations_ask_for_both(toy: Testbed, tmp_path: Path) -> None:
     found = {name: (names, joint) for name, names, joint in combinations(toy)}
     assert found["style + character"] == (("zor", "noir"), True)
     assert found["objects"] == (("dob", "lum"), False)
-    unit = Unit(Way("sum"), ("zor", "noir"), 2, 0, joint=True)
+    unit = Unit(MethodVariant("sum"), ("zor", "noir"), 2, 0, joint=True)
     study = study_in(toy, tmp_path)
     assert study.prompts("noir", unit)[0] == "a photo of zor man in a forest in noir style"
     assert study.prompts("zor", replace(unit, joint=False))[0] == "a photo of zor man in a forest"
 
 
 def test_all_methods_are_compared_once() -> None:
-    ways = study_ways()
-    names = {way.method for way in ways}
+    variants = study_variants()
+    names = {variant.method for variant in variants}
     assert set(METHODS) <= names
     assert {"loraclr", "gradient-fusion-lbfgs", "orthogonal-adaptation"} <= names
-    assert ways[0] == Way(DEFAULT_METHOD, preset=DEFAULT_PRESET)
-    assert len({way.label for way in ways}) == len(ways)
-    switched = [way for way in ways if {"prior_preservation", "rounds", "balance"} <= set(way.options)]
+    assert variants[0] == MethodVariant(DEFAULT_METHOD, preset=DEFAULT_PRESET)
+    assert len({variant.label for variant in variants}) == len(variants)
+    switched = [variant for variant in variants if {"prior_preservation", "rounds", "balance"} <= set(variant.options)]
     # two methods, eight combinations each; those that are a method's default are there already
-    defaults = [way for way in switched if is_default(way.method, way.options)]
+    defaults = [variant for variant in switched if is_default(variant.method, variant.options)]
     assert not defaults
     assert 14 <= len(switched) <= 16
 
 
-def test_an_unfinished_study_is_a_shorter_one(toy: World, tmp_path: Path) -> None:
+def test_an_unfinished_study_is_a_shorter_one(toy: Testbed, tmp_path: Path) -> None:
     study = study_in(toy, tmp_path, draws=2)
-    units = planned(study, WAYS)
-    main = [unit.way.main for unit in units]
-    assert main == sorted(main, reverse=True), "main ways first"
-    draws = [unit.draw for unit in units if unit.way.main and unit.way != SINGLE]
+    units = planned(study, VARIANTS)
+    main = [unit.variant.main for unit in units]
+    assert main == sorted(main, reverse=True), "main variants first"
+    draws = [unit.draw for unit in units if unit.variant.main and unit.variant != SINGLE]
     assert draws == sorted(draws), "a whole draw before the next"
 
 
@@ -232,21 +238,22 @@ def test_the_page_and_the_figures(done: tuple[Study, Path, EvaluationFolder]) ->
             assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     with Image.open(out / "fidelity-pictures.png") as image:
         assert image.height > 2 * 96
-    labels = [way["label"] for way in folder.data["variants"]]
+    labels = [variant["label"] for variant in folder.data["variants"]]
     assert labels[0] == "single LoRAs"
     assert "stacked sum" in labels
     assert not [text for text in labels if "margin" in text], "variants are not shown"
-    assert all(set(way["pictures"]) == {"zor", "kib"} for way in folder.data["variants"])
+    assert all(set(variant["pictures"]) == {"zor", "kib"} for variant in folder.data["variants"])
 
 
-def test_other_inputs_are_other_merges(toy: World, tmp_path: Path) -> None:
+def test_other_inputs_are_other_merges(toy: Testbed, tmp_path: Path) -> None:
     maker = Maker(toy, tmp_path, Silent())
     quick = {**QUICK, "rounds": 2}
     with toy.host.ready():
         found = {
-            inputs: maker.update(Way("contrastive", quick, inputs=inputs), ("zor", "kib"), inputs) for inputs in INPUTS
+            inputs: maker.update(MethodVariant("contrastive", quick, inputs=inputs), ("zor", "kib"), inputs)
+            for inputs in INPUTS
         }
-        teacher = maker.update(Way("contrastive", {**quick, "rounds": 0}), ("zor", "kib"), "no rounds")
+        teacher = maker.update(MethodVariant("contrastive", {**quick, "rounds": 0}), ("zor", "kib"), "no rounds")
     name = next(name for name in found["teacher"] if "attn1.to_v" in name)
     dense = {inputs: update[name].dense() for inputs, update in found.items()}
     scale = float(dense["teacher"].norm())
@@ -255,29 +262,29 @@ def test_other_inputs_are_other_merges(toy: World, tmp_path: Path) -> None:
         assert float((dense[a] - dense[b]).norm()) > 1e-3 * scale, (a, b)
 
 
-def test_the_ablation_changes_one_thing(toy: World, tmp_path: Path) -> None:
-    defaults = complete_options("contrastive", {})
+def test_the_ablation_changes_one_thing(toy: Testbed, tmp_path: Path) -> None:
+    defaults = first_names(METHODS["contrastive"].options, complete_options("contrastive", {}))
     for parameter, values in VALUES.items():
         assert default_of(parameter) in values, f"{parameter}: the default must be on its curve"
-        units = {json.dumps(way_of(parameter, value).identity(toy), sort_keys=True) for value in values}
+        units = {json.dumps(variant_of(parameter, value).identity(toy), sort_keys=True) for value in values}
         assert len(units) == len(values), f"{parameter}: every value is measured"
         for value in values:
-            way = way_of(parameter, value)
+            variant = variant_of(parameter, value)
             if parameter.startswith("distilled ") or (parameter == "distill_steps_per_lora" and value):
-                assert way.preset == "distilled"
-            complete = way.identity(toy)
+                assert variant.preset == "distilled"
+            complete = variant.identity(toy)
             same = [name for name, default in defaults.items() if complete[name] == default]
             assert len(same) >= len(defaults) - 1
 
 
-def test_the_figures_of_an_ablation(toy: World, tmp_path: Path) -> None:
+def test_the_figures_of_an_ablation(toy: Testbed, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     study = study_in(toy, tmp_path / "work")
     out = tmp_path / "out"
-    way = Way("contrastive", QUICK)
+    variant = MethodVariant("contrastive", QUICK)
     with toy.host.ready():
-        study.measure(Unit(way, ("zor", "kib"), 2, 0))
-    units = [("margin", 1.0, Unit(way, ("zor", "kib"), 2, 0))]
+        study.measure(Unit(variant, ("zor", "kib"), 2, 0))
+    units = [("margin", 1.0, Unit(variant, ("zor", "kib"), 2, 0))]
     rows = [{"parameter": p, "value": v, **study.row(unit)} for p, v, unit in units]
     out.mkdir()
     (out / "ablation.json").write_text(json.dumps(rows))
@@ -296,13 +303,13 @@ def test_a_hybrid_takes_a_part_from_the_merge_and_leaves_the_rest() -> None:
     assert hybrid(own, merged, PARTS["text encoder"]) == {**own, "text_encoder.b.q_proj": 30}
 
 
-def test_parts_begin_at_the_single_loras_and_end_at_the_merge(toy: World, tmp_path: Path) -> None:
-    study, way = study_in(toy, tmp_path), Way("sum")
+def test_parts_begin_at_the_single_loras_and_end_at_the_merge(toy: Testbed, tmp_path: Path) -> None:
+    study, variant = study_in(toy, tmp_path), MethodVariant("sum")
     with toy.host.ready():
-        rows = parts(study, [way], 2, tmp_path)
+        rows = parts(study, [variant], 2, tmp_path)
         names = draw_concepts(toy, 2, 0)
         single = [study.measure(Unit(SINGLE, (name,), 1, 0))["scores"][0]["identity_cosine"] for name in names]
-        merged = study.measure(Unit(way, names, 2, 0))["scores"]
+        merged = study.measure(Unit(variant, names, 2, 0))["scores"]
     assert [rows[0]["part"], rows[-1]["part"]] == ["none", "all"]
     assert rows[0]["identity_cosine"] == pytest.approx(np.mean(single), abs=2e-4)
     assert rows[-1]["identity_cosine"] == pytest.approx(np.mean([s["identity_cosine"] for s in merged]), abs=2e-4)

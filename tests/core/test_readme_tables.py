@@ -119,9 +119,10 @@ def test_parts_stand_beside_each_other_by_way(tables):
     assert tables.parts(rows[:3]).splitlines()[2:] == [keys, "| all | 0.400 | 0.400 | - | - |"], "not measured yet"
 
 
-def test_the_stick(tables, tmp_path):
-    (tmp_path / "fidelity_details.json").write_text(json.dumps({"stick": {"identity": {"equal_error": 0.0123}}}))
-    text = "<!-- table:stick -->\n<!-- /table:stick -->\n"
+@pytest.mark.parametrize("key", ["embedder_calibration", "stick"])  # the second is what version 0.1.0 wrote
+def test_the_embedder_s_calibration(tables, tmp_path, key):
+    (tmp_path / "fidelity_details.json").write_text(json.dumps({key: {"identity": {"equal_error": 0.0123}}}))
+    text = "<!-- table:embedder_calibration -->\n<!-- /table:embedder_calibration -->\n"
     assert "| identity: equal error | 0.0123 |" in tables.render(text, tmp_path)
 
 

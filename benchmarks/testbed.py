@@ -1,6 +1,6 @@
-"""The world that the study measures in: the miniature (or a folder like it), its concepts, and its measuring stick.
+"""The testbed of the study: the miniature (or a folder like it), its concepts, and the embedder's calibration.
 
-    python benchmarks/world.py [--miniature DIR]
+    python benchmarks/testbed.py [--miniature DIR]
 
 writes DIR/embedder.network.json, the structure of the embedder as `python -m lib_loraclr evaluate` reads it, and says
 how well the embedder tells identities apart that neither it nor any LoRA has seen.
@@ -35,7 +35,8 @@ from lib_loraclr.generation.generator import ImageGenerator
 from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.merging.inputs import make_inputs
 from lib_loraclr.model import DiffusionHost
-from miniature import backgrounds, styles, world
+from miniature import backgrounds, styles
+from miniature import world as drawing
 from miniature.concepts import difference
 from miniature.measure import Embedder
 
@@ -44,15 +45,17 @@ HELD_OUT, SHOTS, PROBES = 120, 5, 3
 
 
 @dataclass
-class World:
-    """A loaded model with everything it is measured by. `stick`: the embedder's own errors, which come first."""
+class Testbed:
+    """A loaded model with everything it is measured by. `embedder_calibration`: the embedder's own errors."""
+
+    __test__ = False  # or pytest takes the class for tests
 
     folder: Path
     generator: ImageGenerator
     set: ConceptSet
     metrics: Metrics
     references: dict[str, References]
-    stick: dict[str, Any]
+    embedder_calibration: dict[str, Any]
 
     @property
     def host(self) -> DiffusionHost:
@@ -101,22 +104,22 @@ def load_embedder(weights: Path) -> PictureNetwork:
     return build_network(describe(Embedder()), lambda key: state[key].float())
 
 
-def open_world(folder: Path, *, held_out: int = HELD_OUT, device: str = "cpu") -> World:
+def open_testbed(folder: Path, *, held_out: int = HELD_OUT, device: str = "cpu") -> Testbed:
     """Load the model, embed the references, fix the thresholds on held-out identities and styles."""
     found = load_set(folder / "concepts.json")
     host = load_checkpoint(found.checkpoint or folder / "miniature.safetensors", device=device)
     network = load_embedder(found.embedder or folder / "embedder.safetensors")
     pictures = {s.name: read_pictures(s.references, side=96) for s in found.subjects}
     metrics = network_metrics(network, TrunkEmbedder.around(network, np.concatenate(list(pictures.values()))))
-    stick, thresholds = measure_stick(metrics, host, held_out)
+    calibration, thresholds = calibrate_embedder(metrics, host, held_out)
     metrics = replace(metrics, thresholds=thresholds)
     references = {s.name: References.of(s.kind, pictures[s.name], metrics) for s in found.subjects}
-    return World(folder, ImageGenerator(host), found, metrics, references, stick)
+    return Testbed(folder, ImageGenerator(host), found, metrics, references, calibration)
 
 
-def measure_stick(metrics: Metrics, host: DiffusionHost, count: int) -> tuple[dict[str, Any], dict[str, float]]:
+def calibrate_embedder(metrics: Metrics, host: DiffusionHost, count: int) -> tuple[dict[str, Any], dict[str, float]]:
     """The embedder on identities and styles of its own draw: error rates, agreement with the drawing's parameters."""
-    people = [world.random_identity(random.Random(f"held out {k}")) for k in range(count)]
+    people = [drawing.random_identity(random.Random(f"held out {k}")) for k in range(count)]
     drawn = [_shots(person, f"reference {k}", SHOTS) for k, person in enumerate(people)]
     probes = [_through_vae(host, _shots(person, f"probe {k}", PROBES)) for k, person in enumerate(people)]
     assert metrics.identity is not None
@@ -125,7 +128,7 @@ def measure_stick(metrics: Metrics, host: DiffusionHost, count: int) -> tuple[di
     identity = calibrate(known, seen)
     report: dict[str, Any] = {"identity": identity.as_dict()}
     for changes in (1, 2, 4):
-        near = [world.near_identity(p, random.Random(f"near {k} {changes}"), changes) for k, p in enumerate(people)]
+        near = [drawing.near_identity(p, random.Random(f"near {k} {changes}"), changes) for k, p in enumerate(people)]
         other = [
             metrics.identity.vectors(_through_vae(host, _shots(p, f"near {k} {changes}", 1)))
             for k, p in enumerate(near)
@@ -142,14 +145,14 @@ def measure_stick(metrics: Metrics, host: DiffusionHost, count: int) -> tuple[di
     return report, {metrics.identity.name: identity.threshold, metrics.style.name: style.threshold}
 
 
-def _shots(person: world.Identity, seed: str, count: int) -> Pictures:
+def _shots(person: drawing.Identity, seed: str, count: int) -> Pictures:
     r = random.Random(f"{seed} {sorted(person.items())}")
-    return np.array([np.asarray(world.render(person, world.random_scene(r))) for _ in range(count)])
+    return np.array([np.asarray(drawing.render(person, drawing.random_scene(r))) for _ in range(count)])
 
 
 def _styled(look: Mapping[str, str], seed: str, count: int) -> Pictures:
     r = random.Random(f"{seed} {sorted(look.items())}")
-    pictures = [world.render(world.random_identity(r), world.random_scene(r), dict(look)) for _ in range(count)]
+    pictures = [drawing.render(drawing.random_identity(r), drawing.random_scene(r), dict(look)) for _ in range(count)]
     return np.array([np.asarray(picture) for picture in pictures])
 
 
@@ -172,7 +175,7 @@ def _pairwise(known: Sequence[Numbers], own: Sequence[Numbers], near: Sequence[N
 
 
 def agreement(
-    people: Sequence[world.Identity], known: Sequence[Numbers], seen: Sequence[Numbers]
+    people: Sequence[drawing.Identity], known: Sequence[Numbers], seen: Sequence[Numbers]
 ) -> dict[str, float | int]:
     """Rank correlation of cosine and number of equal drawing parameters, over pairs of the same kind."""
     cosine, equal = [], []
@@ -205,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     path = given.miniature / "embedder.network.json"
     path.write_text(json.dumps(describe(Embedder()), indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(open_world(given.miniature).stick, indent=1))
+    print(json.dumps(open_testbed(given.miniature).embedder_calibration, indent=1))
     return 0
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import world as module
-from benchmarks.world import World, agreement, describe, load_embedder, spearman
+from benchmarks import testbed as module
+from benchmarks.testbed import Testbed, agreement, describe, load_embedder, spearman
 from lib_loraclr.evaluation.network import TrunkEmbedder, load_network, network_metrics
 from miniature import world as drawing
 from miniature.measure import Embedder, IdentityMetric
@@ -56,12 +56,12 @@ def test_an_embedder_of_the_parameters_agrees_with_the_drawing() -> None:
     assert good["rank_correlation"] > 0.8 > 0.4 > abs(bad["rank_correlation"])
 
 
-def test_the_stick_is_reported_and_fixes_the_thresholds(toy: World) -> None:
-    stick, thresholds = toy.stick, toy.metrics.thresholds
-    assert thresholds["identity"] == pytest.approx(stick["identity"]["threshold"], abs=1e-4)
-    assert thresholds["style"] == pytest.approx(stick["style"]["threshold"], abs=1e-4)
-    assert stick["identity"]["identities"] == 4
-    assert 0 <= stick["identity_1_apart"]["own_is_nearer"] <= 1
+def test_the_calibration_is_reported_and_fixes_the_thresholds(toy: Testbed) -> None:
+    calibration, thresholds = toy.embedder_calibration, toy.metrics.thresholds
+    assert thresholds["identity"] == pytest.approx(calibration["identity"]["threshold"], abs=1e-4)
+    assert thresholds["style"] == pytest.approx(calibration["style"]["threshold"], abs=1e-4)
+    assert calibration["identity"]["identities"] == 4
+    assert 0 <= calibration["identity_1_apart"]["own_is_nearer"] <= 1
     assert toy.names("character") == ["zor", "kib", "vex"]
     assert {s.name for s in toy.set.subjects} == set(toy.references)
 
