@@ -81,6 +81,15 @@ class Field:
             return f"at least {self.low:g}" if self.low is not None else f"at most {self.high:g}" if self.high else ""
         return f"{self.low:g} to {self.high:g}"
 
+    def attribute(self) -> Any:
+        """A dataclass attribute with this field: the same option in another dataclass."""
+        metadata = {"field": self}
+        if self.required:
+            return dataclasses.field(metadata=metadata)
+        if self.type in ("part", "table"):
+            return dataclasses.field(default_factory=self.part or dict[str, Any], metadata=metadata)
+        return dataclasses.field(default=self.default, metadata=metadata)
+
     def words(self, choice: str) -> str:
         """How a control calls one of the choices."""
         return self.choices.get(choice, choice) if isinstance(self.choices, Mapping) else choice
@@ -104,13 +113,7 @@ Fields = Mapping[str, Field]
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None, **more: Any) -> Any:  # noqa: A002
     """A dataclass attribute with the `Field` of its name; a `part` without a default is made with its own defaults."""
-    described = Field(more.pop("name", ""), default, help, low, high, **more)
-    metadata = {"field": described}
-    if described.required:
-        return dataclasses.field(metadata=metadata)
-    if described.type in ("part", "table"):
-        return dataclasses.field(default_factory=described.part or dict[str, Any], metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return Field(more.pop("name", ""), default, help, low, high, **more).attribute()
 
 
 @cache

@@ -17,7 +17,6 @@ GROUND = {
     "samplers",
     "opening",
     "options",
-    "reading",
     "timing",
     "html",
     "charts",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lib_loraclr.capture.prompts import phrase, with_article
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.merging.options import LoraChoice
-from lib_loraclr.reading import Reader, array, integer, number, object_, text
+from lib_loraclr.options import FieldReader, check, fields_of, option, resolve
 
 KINDS = ("character", "animal", "object", "style")
 # New places, media, company and changes, as Mix-of-Show asks its concepts for; none is a template of the capture.
@@ -45,7 +45,7 @@ class Subject:
 
     name: str
     choice: LoraChoice
-    kind: str = "character"
+    kind: str = option("character", "What kind of thing it is; decides prompts and metrics.", choices=KINDS)
     references: tuple[Path, ...] = ()
     prompts: tuple[str, ...] = ()
 
@@ -69,8 +69,8 @@ class EvaluateOptions:
     checkpoint: Path | None = None
     merged: tuple[Path, ...] = ()
     stacked: bool = False
-    pictures: int = 8
-    seed: int = 1000
+    pictures: int = option(8, "Pictures per concept and method.", 1, metavar="N")
+    seed: int = option(1000, "Of the first picture.", metavar="S")
     sampling: SamplingParams = field(default_factory=SamplingParams)
     neutral: tuple[str, ...] = NEUTRAL
     embedder: Path | None = None
@@ -84,64 +84,91 @@ class EvaluateOptions:
         """Raises InputError for what cannot be evaluated, before a file is read."""
         if not self.subjects:
             raise InputError("empty-selection", "No LoRA was chosen; give at least one.", key="lora")
-        for name, low, value in (("pictures", 1, self.pictures), ("steps", 1, self.sampling.steps)):
-            if value < low:
-                raise InputError("bad-option", f"'{name}' must be at least {low}, not {value}.", key=name)
+        check(self)
+        check(self.sampling)
         for subject in self.subjects:
-            if subject.kind not in KINDS:
-                raise InputError("bad-option", f"'{subject.kind}' is not one of {', '.join(KINDS)}.", key="kind")
+            check(subject)
         names = [subject.name for subject in self.subjects]
         if len(set(names)) < len(names):
             twin = next(name for name in names if names.count(name) > 1)
             raise InputError("same-file", f"Two concepts are called '{twin}'.", key="lora")
 
 
+_SAMPLING, _LORA = fields_of(SamplingParams), fields_of(LoraChoice)
+
+
+@dataclass(frozen=True)
+class _Generation:
+    """`generation` of a set file; other entries are left alone."""
+
+    width: int | None = option(None, "Pixels.", 8, kind="whole")
+    height: int | None = option(None, "Pixels.", 8, kind="whole")
+    steps: int = _SAMPLING["steps"].attribute()
+    cfg_scale: float = _SAMPLING["cfg_scale"].attribute()
+    negative_prompt: str = _SAMPLING["negative_prompt"].attribute()
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """As the generator takes it."""
+        size = (self.width, self.height) if self.width and self.height else None
+        return SamplingParams(self.steps, self.cfg_scale, size, self.negative_prompt)
+
+
+@dataclass(frozen=True)
+class _Concept:
+    """An entry of `concepts`; other entries are left alone."""
+
+    file: Path = option(None, "The LoRA file.", kind="path", required=True)
+    name: str = option("", "Its name; default: that of the file.")
+    weight: float = _LORA["weight"].attribute()
+    trigger: str | None = _LORA["trigger"].attribute()
+    class_word: str | None = _LORA["class_word"].attribute()
+    kind: str = fields_of(Subject)["kind"].attribute()
+    references: tuple[Path, ...] = option((), "Pictures of it.", kind="list", entry=resolve)
+    prompts: tuple[str, ...] = option((), "With {c} for the concept; default: the usual ones.", kind="list")
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def subject(self) -> Subject:
+        """As the evaluation takes it."""
+        choice = LoraChoice(self.file, self.weight, trigger=self.trigger, class_word=self.class_word)
+        return Subject(self.name or self.file.stem, choice, self.kind, self.references, self.prompts)
+
+
 @dataclass(frozen=True)
 class ConceptSet:
-    """The content of a set file."""
+    """A set file; other entries are left alone."""
 
-    subjects: tuple[Subject, ...]
-    checkpoint: Path | None
-    embedder: Path | None
-    sampling: SamplingParams
-    neutral: tuple[str, ...]
+    checkpoint: Path | None = option(None, "The base model.", kind="path")
+    embedder: Path | None = option(None, "A network that knows identities.", kind="path")
+    generation: _Generation = option(None, "How pictures are made.", part=_Generation)
+    neutral: tuple[str, ...] = option(NEUTRAL, "Prompts without a concept.", kind="list", name="neutral_prompts")
+    concepts: tuple[_Concept, ...] = option((), "What is evaluated.", kind="list", part=_Concept)
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The concepts."""
+        return tuple(concept.subject for concept in self.concepts)
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """How pictures are made."""
+        return self.generation.sampling
 
 
 def load_set(path: Path, names: Sequence[str] = ()) -> ConceptSet:
     """Read a set file; `names` chooses concepts, all without. Raises InputError."""
-    raw = _json(path)
-    folder, source = path.parent, str(path)
-    read = Reader(raw, "", source, folder)
-    entries: list[dict[str, Any]] = read.get("concepts", _objects, [])
-    known = [str(entry.get("name", "")) for entry in entries]
+    concept_set: ConceptSet = FieldReader(str(path), path.parent).make(ConceptSet, _json(path))
+    known = [subject.name for subject in concept_set.subjects]
     for name in names:
         if name not in known:
-            raise InputError("unknown-concept", f"The set has no concept '{name}'.", file=source, key="concept")
-    subjects = [
-        _subject(entry, f"concepts[{k}].", source, folder)
-        for k, entry in enumerate(entries)
-        if not names or known[k] in names
-    ]
-    if not subjects:
-        raise InputError("empty-selection", "The set holds no concept.", file=source, key="concepts")
-    neutral = tuple(read.get("neutral_prompts", _texts, NEUTRAL))
-    generation: Mapping[str, Any] = read.get("generation", object_, {})
-    sampling = _sampling(Reader(generation, "generation.", source, folder))
-    return ConceptSet(tuple(subjects), read.path("checkpoint"), read.path("embedder"), sampling, neutral)
-
-
-def _texts(value: Any) -> list[str]:
-    try:
-        return [text(item) for item in array(value)]
-    except ValueError:
-        raise ValueError("a list of texts") from None
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    try:
-        return [object_(item) for item in array(value)]
-    except ValueError:
-        raise ValueError("a list of objects") from None
+            raise InputError("unknown-concept", f"The set has no concept '{name}'.", file=str(path), key="concept")
+    chosen = tuple(c for c, name in zip(concept_set.concepts, known, strict=True) if not names or name in names)
+    if not chosen:
+        raise InputError("empty-selection", "The set holds no concept.", file=str(path), key="concepts")
+    return replace(concept_set, concepts=chosen)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -154,31 +181,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError("bad-set", "The set file is not a JSON object.", file=str(path))
     return raw
-
-
-def _subject(entry: Mapping[str, Any], prefix: str, source: str, folder: Path) -> Subject:
-    read = Reader(entry, prefix, source, folder)
-    file = read.path("file", required=True) or Path()
-    choice = LoraChoice(
-        file,
-        read.get("weight", number, 1.0),
-        trigger=read.get("trigger", text, None),
-        class_word=read.get("class_word", text, None),
-    )
-    return Subject(
-        read.get("name", text, file.stem),
-        choice,
-        read.get("kind", text, "character"),
-        tuple(folder / name for name in read.get("references", _texts, ())),
-        tuple(read.get("prompts", _texts, ())),
-    )
-
-
-def _sampling(read: Reader) -> SamplingParams:
-    width, height = read.get("width", integer, None), read.get("height", integer, None)
-    return SamplingParams(
-        read.get("steps", integer, 20),
-        read.get("cfg_scale", number, 7.0),
-        (width, height) if width and height else None,
-        read.get("negative_prompt", text, ""),
-    )

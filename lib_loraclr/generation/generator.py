@@ -22,6 +22,7 @@ from lib_loraclr.formats.lora_file import FileWarning
 from lib_loraclr.formats.weighted import check_families, find_lora, host_shapes, weighted_deltas
 from lib_loraclr.generation.prompt_tags import LoraTag, split_prompt
 from lib_loraclr.model import DiffusionHost, Progress, SampleRequest
+from lib_loraclr.options import option
 from lib_loraclr.regional import Region, RegionalSpec
 from lib_loraclr.regional.lora import RegionalRequest
 
@@ -37,12 +38,14 @@ class SamplingParams:
     pixels of four pictures of 512 x 512, at most 32.
     """
 
-    steps: int = 20
-    cfg_scale: float = 7.0
-    size: tuple[int, int] | None = None
-    negative_prompt: str = ""
-    sampler: str = "ddim"
-    batch_size: int = 0
+    steps: int = option(20, "Sampling steps; more is slower and finer.", 1, metavar="N")
+    cfg_scale: float = option(7.0, "How strictly the prompt is followed.", metavar="X", aliases=("cfg",))
+    size: tuple[int, int] | None = option(
+        None, "Pixels, multiples of 8; native: what the model was trained on.", kind="size", metavar="WxH"
+    )
+    negative_prompt: str = option("", "What the pictures should not show.", metavar="TEXT", aliases=("negative",))
+    sampler: str = option("ddim", "Of the host.")
+    batch_size: int = option(0, "Pictures side by side; 0: as many as suit the size.", 0)
 
     def size_on(self, host: DiffusionHost) -> tuple[int, int]:
         """(width, height) of the pictures that a model makes."""

@@ -14,7 +14,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.lora_file import FileWarning
 from lib_loraclr.formats.output import all_or_nothing, check_job_output, write_bytes
 from lib_loraclr.formats.weighted import find_lora
@@ -22,6 +21,7 @@ from lib_loraclr.generation.generator import ImageGenerator, SamplingParams
 from lib_loraclr.generation.prompt_tags import split_prompt
 from lib_loraclr.model import DiffusionHost, Phase, Progress
 from lib_loraclr.opening import HostOpener, resolve_device
+from lib_loraclr.options import check, option
 from lib_loraclr.regional import RegionalSpec, dump_spec
 from lib_loraclr.timing import Stopwatch
 
@@ -34,9 +34,9 @@ class GenerateOptions:
     out: Path
     checkpoint: Path | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
-    seed: int = 0
-    count: int = 1
-    grid: bool = False
+    seed: int = option(0, "Of the first picture; the next ones count up.", metavar="S")
+    count: int = option(1, "Number of pictures.", 1, metavar="N")
+    grid: bool = option(False, "Also one picture of all of them, NAME-grid.png.")
     lora_dir: Path | None = None
     device: str = "auto"
     overwrite: bool = False
@@ -103,11 +103,8 @@ def _check_loras(options: GenerateOptions) -> None:
 
 
 def _outputs(options: GenerateOptions) -> tuple[list[Path], Path | None]:
-    if options.count < 1 or options.sampling.steps < 1:
-        raise InputError("bad-option", "The number of pictures and of steps must be at least 1.", key="count")
-    size = options.sampling.size
-    if size is not None and (min(size) < 8 or any(side % 8 for side in size)):
-        raise InputError("bad-option", "Width and height must be multiples of 8.", key="size")
+    check(options)
+    check(options.sampling)
     out = options.out
     numbered = [out.with_name(f"{out.stem}-{k + 1}{out.suffix}") for k in range(options.count)]
     outputs = [out] if options.count == 1 else numbered

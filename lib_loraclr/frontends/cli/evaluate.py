@@ -13,20 +13,21 @@ from lib_loraclr.evaluation.folder import pictures_in
 from lib_loraclr.evaluation.job import EvaluateOutcome, evaluate
 from lib_loraclr.evaluation.options import (
     KINDS,
-    NEUTRAL,
     ConceptSet,
     EvaluateOptions,
     Subject,
     load_set,
 )
 from lib_loraclr.formats.weighted import unique_name
-from lib_loraclr.frontends.cli.generate import picture_size
+from lib_loraclr.frontends.cli.fields import add_fields, typed
+from lib_loraclr.frontends.cli.generate import SAMPLING
 from lib_loraclr.frontends.cli.merge import open_standalone
 from lib_loraclr.frontends.cli.pairs import InOrder, pair
 from lib_loraclr.frontends.cli.progress import BarProgress
 from lib_loraclr.frontends.cli.table import table, warnings_text
 from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.merging.options import parse_lora_argument
+from lib_loraclr.options import fields_of
 
 DESCRIPTION = """Compare, on the same prompts and seeds, what every LoRA does alone, what all of them do stacked, and
 what merged files do. Pictures, numbers and a page go into one folder; an evaluation that was stopped goes on."""
@@ -42,6 +43,7 @@ EXAMPLES = """examples:
 Without metrics (--embedder, --clip, --face) there are only pictures and drift. Let people rate them with
 python -m lib_loraclr rate FOLDER.
 """
+PICTURES = ("pictures", "seed")
 HEAD = ("method", "text", "image", "identity", "rate", "worst", "drift")
 FIELDS = ("method", "text", "image", "identity_cosine", "identity_rate", "worst_identity_cosine", "drift")
 
@@ -72,12 +74,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add("--merged", action="append", default=[], metavar="FILE", help="a merged file to compare, repeated")
     add("--stacked", action="store_true", help="also all LoRAs at once, as tags in one prompt")
     add("--prompts", metavar="FILE", help="own prompts, one a line, {c} is the concept")
-    add("--pictures", type=int, default=8, metavar="N", help="pictures per concept and method (default 8)")
-    add("--seed", type=int, default=1000, metavar="S", help="of the first picture (default 1000)")
-    add("--steps", type=int, metavar="N", help="sampling steps (default: the set's, else 20)")
-    add("--cfg", type=float, metavar="X", help="how strictly the prompt is followed (default: the set's, else 7)")
-    add("--size", metavar="WxH", help="pixels; default: the set's, else what the model was trained on")
-    add("--negative", metavar="TEXT", help="what the pictures should not show")
+    add_fields(add, fields_of(EvaluateOptions), PICTURES)
+    add_fields(add, fields_of(SamplingParams), SAMPLING)  # what is not typed is the set's
     add("--embedder", metavar="FILE", help="a small network with its .network.json beside it; default: the set's")
     add("--clip", metavar="DIR", help="a CLIP model in transformers' layout, for text and image alignment")
     add("--face", metavar="NAME", help="an installed face embedder: insightface")
@@ -107,31 +105,22 @@ class Answer:
 
 def options_of(parsed: argparse.Namespace) -> EvaluateOptions:
     """The command line, laid over the set file."""
-    empty = ConceptSet((), None, None, SamplingParams(), NEUTRAL)
-    concept_set = load_set(Path(parsed.set), parsed.concept) if parsed.set else empty
+    concept_set = load_set(Path(parsed.set), parsed.concept) if parsed.set else ConceptSet()
     if parsed.concept and not parsed.set:
         raise InputError("bad-arguments", "--concept names a concept of a set file, but none was given.", key="concept")
     subjects = (*concept_set.subjects, *_subjects(parsed.events or []))
     if parsed.prompts:
         prompts = _prompts(Path(parsed.prompts))
         subjects = tuple(replace(subject, prompts=prompts) for subject in subjects)
-    sampling = {
-        "steps": parsed.steps,
-        "cfg_scale": parsed.cfg,
-        "size": picture_size(parsed.size),
-        "negative_prompt": parsed.negative,
-    }
+    sampling = typed(parsed, fields_of(SamplingParams), SAMPLING)
     return EvaluateOptions(
         subjects=subjects,
         out=Path(parsed.out),
         checkpoint=_path(parsed.checkpoint) or concept_set.checkpoint,
         merged=tuple(Path(file) for file in parsed.merged),
         stacked=parsed.stacked,
-        pictures=parsed.pictures,
-        seed=parsed.seed,
-        sampling=replace(
-            concept_set.sampling, **{name: value for name, value in sampling.items() if value is not None}
-        ),
+        **typed(parsed, fields_of(EvaluateOptions), PICTURES),
+        sampling=replace(concept_set.sampling, **sampling),
         neutral=concept_set.neutral,
         embedder=_path(parsed.embedder) or concept_set.embedder,
         clip=_path(parsed.clip),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_loraclr.options import Field, FieldReader, Fields, as_value
+from lib_loraclr.options import Field, FieldReader, Fields
 
 
 def add_fields(add: Callable[..., object], fields: Fields, names: Sequence[str]) -> None:
@@ -21,21 +21,14 @@ def add_fields(add: Callable[..., object], fields: Fields, names: Sequence[str])
             add(*flags, metavar=metavar, dest=field.name, help=help_of(field))
 
 
-def typed(parsed: argparse.Namespace, fields: Fields, names: Sequence[str], folder: Path | None) -> dict[str, Any]:
-    """What was typed of the named fields, as JSON holds it. Raises InputError "bad-arguments".
-
-    The paths of a command line start from where it is typed, those of a recipe from its `folder`.
-    """
-    reader = FieldReader(code="bad-arguments", texts=True)
-    values: dict[str, Any] = {}
-    for field in (fields[name] for name in names):
-        text = getattr(parsed, field.name)
-        if text is not None:
-            is_path = field.type == "path" and text
-            values[field.name] = (
-                str(from_here(text, folder)) if is_path else as_value(field, reader.value(field, text, flag_of(field)))
-            )
-    return values
+def typed(parsed: argparse.Namespace, fields: Fields, names: Sequence[str]) -> dict[str, Any]:
+    """The values that were typed of the named fields. Raises InputError "bad-arguments"."""
+    reader, texts = FieldReader(code="bad-arguments", texts=True), vars(parsed)
+    return {
+        name: reader.value(fields[name], texts[fields[name].name], flag_of(fields[name]))
+        for name in names
+        if texts[fields[name].name] is not None
+    }
 
 
 def from_here(path: str, folder: Path | None) -> Path:

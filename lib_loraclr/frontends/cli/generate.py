@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from lib_loraclr.core.errors import InputError
+from lib_loraclr.frontends.cli.fields import add_fields, typed
 from lib_loraclr.frontends.cli.merge import open_standalone
 from lib_loraclr.frontends.cli.progress import BarProgress
 from lib_loraclr.frontends.cli.table import warnings_text
 from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.generation.job import GenerateOptions, GenerateOutcome, generate
+from lib_loraclr.options import fields_of
 from lib_loraclr.regional import RegionalSpec
 from lib_loraclr.regional.layout import read_regions
+
+SAMPLING = ("negative_prompt", "steps", "cfg_scale", "size")
+PICTURES = ("seed", "count", "grid")
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -29,13 +34,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", metavar="C", required=True, help="the base model (.safetensors)")
     add("--prompt", metavar="TEXT", required=True)
-    add("--negative", metavar="TEXT", default="", help="what the picture should not show")
-    add("--seed", type=int, metavar="S", default=0, help="of the first picture; the next ones count up (default 0)")
-    add("--steps", type=int, metavar="N", default=20, help="sampling steps; more is slower and finer (default 20)")
-    add("--cfg", type=float, metavar="X", default=7.0, help="how strictly the prompt is followed (default 7)")
-    add("--size", metavar="WxH", help="pixels, multiples of 8; default: what the model was trained on")
-    add("--count", type=int, metavar="N", default=1, help="number of pictures (default 1)")
-    add("--grid", action="store_true", help="also one picture of all of them, NAME-grid.png")
+    add_fields(add, fields_of(SamplingParams), SAMPLING)
+    add_fields(add, fields_of(GenerateOptions), PICTURES)
     add(
         "--regions",
         metavar="SPEC.json",
@@ -70,16 +70,6 @@ class Answer:
         return "\n".join([*(str(path) for path in self.outcome.files), *warnings_text(self.outcome.warnings)])
 
 
-def picture_size(text: str | None) -> tuple[int, int] | None:
-    """WxH as (width, height); None stays None. Raises InputError."""
-    if text is None:
-        return None
-    width, times, height = text.lower().partition("x")
-    if not times or not width.isdecimal() or not height.isdecimal():
-        raise InputError("bad-arguments", f"'{text}' is not a size such as 512x768.", key="size")
-    return int(width), int(height)
-
-
 def _regions(path: str | None) -> RegionalSpec | None:
     """The layout of a file; a layout with a problem stops the job, unlike in the WebUI."""
     if path is None:
@@ -100,10 +90,8 @@ def run(parsed: argparse.Namespace) -> Answer:
     options = GenerateOptions(
         checkpoint=Path(parsed.checkpoint),
         prompt=parsed.prompt,
-        sampling=SamplingParams(parsed.steps, parsed.cfg, picture_size(parsed.size), parsed.negative),
-        seed=parsed.seed,
-        count=parsed.count,
-        grid=parsed.grid,
+        sampling=SamplingParams(**typed(parsed, fields_of(SamplingParams), SAMPLING)),
+        **typed(parsed, fields_of(GenerateOptions), PICTURES),
         lora_dir=Path(parsed.lora_dir) if parsed.lora_dir else None,
         device=parsed.device,
         out=Path(parsed.out),

@@ -107,7 +107,10 @@ def options_of(parsed: argparse.Namespace) -> MergeOptions:
     if parsed.recipe:
         source = str(parsed.recipe)
         raw, folder = load_recipe(Path(parsed.recipe), lora_folder=Path(parsed.lora_dir) if parsed.lora_dir else None)
-    raw |= typed(parsed, fields_of(MergeOptions), (*INPUT, *SOLUTION, *OUTPUT), folder)
+    fields = fields_of(MergeOptions)
+    for name, value in typed(parsed, fields, (*INPUT, *SOLUTION, *OUTPUT)).items():
+        # the paths of a command line start from where it is typed, those of a recipe from its folder
+        raw[name] = str(from_here(str(value), folder)) if isinstance(value, Path) else as_value(fields[name], value)
     if parsed.events:
         raw["lora"] = [_lora_entry(entry, folder) for entry in pair(parsed.events)]
         if not raw["lora"]:
