@@ -7,12 +7,12 @@ see nothing else of a WebUI.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from lib_loraclr.model import DiffusionHost, ModelInfo, Phase, Progress
+from lib_loraclr.app.jobs import JobRegistry
+from lib_loraclr.model import DiffusionHost, ModelInfo
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,8 @@ class Catalogue(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class JobState:
-    """`state` is "unknown", "waiting", "running" or "done"; `fraction` is of the whole job, 0 to 1."""
-
-    state: str
-    phase: str = ""
-    step: int = 0
-    steps: int = 0
-    fraction: float = 0.0
-    seconds_left: float | None = None
-    text: str = ""
-
-
 class Application(Protocol):
-    """The program around a job. One job at a time: `job` is the only way to run one."""
+    """The program around its jobs. One runs at a time: `jobs` is the only way to run one."""
 
     @property
     def name(self) -> str:
@@ -68,6 +55,11 @@ class Application(Protocol):
 
     @property
     def catalogue(self) -> Catalogue: ...
+
+    @property
+    def jobs(self) -> JobRegistry:
+        """Everything that runs, waits or has run in this program."""
+        ...
 
     def model(self) -> ModelInfo | None:
         """The checkpoint that a job would use now; cheap (no loading, no hashing); None when there is none.
@@ -87,28 +79,6 @@ class Application(Protocol):
     def cache_folder(self) -> Path | None:
         """Where captured statistics are kept between jobs (None: nowhere)."""
         ...
-
-    def job(
-        self, title: str, task_id: str, phases: Sequence[tuple[Phase, float]] = ()
-    ) -> AbstractContextManager[Progress]:
-        """Scope of one job: waits for the program's queue, shows its progress bar under `task_id`, and cancels.
-
-        `phases` (from `jobs.expected`) makes `fraction` and the bar those of the whole job, not of the phase.
-        The Progress raises `Cancelled` after the program's Interrupt or Skip button or after `cancel(task_id)`.
-        """
-        ...
-
-    def cancel(self, task_id: str) -> bool:
-        """Ask a running or waiting job to stop; False when there is no such job."""
-        ...
-
-    def progress(self, task_id: str) -> JobState:
-        """Where a job stands, for live text and the API; never blocks."""
-        ...
-
-
-class OpensFolder(Protocol):
-    """What an `Application` may offer besides: the tab shows its button "Open the folder" only where this is there."""
 
     @property
     def open_folder(self) -> Callable[[], None] | None:

@@ -17,8 +17,7 @@ from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.formats import read_lora
 from lib_loraclr.frontends.api.access import LIMIT
 from lib_loraclr.frontends.api.answers import Names
-from lib_loraclr.frontends.api.routes import PREFIX, add_routes
-from lib_loraclr.frontends.api.work import WAITING
+from lib_loraclr.frontends.api.routes import PREFIX, WAITING, add_routes
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 
 Finished = Callable[[str], dict[str, Any]]
@@ -190,7 +189,7 @@ def test_two_merges_at_once_run_one_after_the_other_and_one_is_cancelled(
         assert answer.status_code == 202, answer.text
         return answer.json()["task"]
 
-    with application.job("something else", "task(busy)"):
+    with application.jobs.scope("something else", "task(busy)"):
         first, second = ask("first"), ask("second")
         assert {client.get(f"/tasks/{task}").json()["state"] for task in (first, second)} == {"waiting"}
         twice = client.post("/merge", json={"name": "third", "loras": ["anna", "ben"], "preset": "instant",
@@ -209,7 +208,7 @@ def test_of_two_queued_merges_with_one_name_the_second_replaces_nothing(
     client: TestClient, finished: Finished, application: StandaloneApplication, folder: Path
 ) -> None:
     body = {"name": "twin", "preset": "instant", "method": "sum"}
-    with application.job("something else", "task(busy)"):
+    with application.jobs.scope("something else", "task(busy)"):
         first = client.post("/merge", json={**body, "loras": ["anna", "ben"]}).json()["task"]
         second = client.post("/merge", json={**body, "loras": ["anna", "cleo"]}).json()["task"]
     results = {finished(first).get("error", {}).get("code"), finished(second).get("error", {}).get("code")}
@@ -222,7 +221,7 @@ def test_of_two_queued_merges_with_one_name_the_second_replaces_nothing(
 
 def test_the_queue_has_an_end(client: TestClient, finished: Finished, application: StandaloneApplication) -> None:
     body = {"loras": ["anna", "ben"], "preset": "instant", "method": "sum"}
-    with application.job("something else", "task(busy)"):
+    with application.jobs.scope("something else", "task(busy)"):
         tasks = [client.post("/merge", json={**body, "name": f"q{n}"}).json()["task"] for n in range(WAITING)]
         full = client.post("/merge", json={**body, "name": "one-more"})
         assert (full.status_code, detail(full)["code"]) == (429, "queue-full")

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_loras import LAYERS, QUICK, lora_tensors, write_lora_file
 
+from lib_loraclr.app.jobs import OUT_OF_MEMORY
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.frontends.cli import main
 from lib_loraclr.frontends.cli.pairs import pair
@@ -221,11 +222,18 @@ def test_the_ending_of_the_output_is_checked_before_the_inputs(
     assert answer["error"]["code"] == "bad-output-name"
 
 
+DEFECT = "Something went wrong: RuntimeError: index out of range. The console has the details."
+
+
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [
-        (RuntimeError("index out of range"), "unexpected", "RuntimeError: index out of range"),
-        (MemoryError(), "out-of-memory", "The machine's memory is full; nothing was written."),
+        (
+            RuntimeError("index out of range"),
+            "unexpected",
+            "Something went wrong: RuntimeError: index out of range. The console has the details.",
+        ),
+        (MemoryError(), "out-of-memory", OUT_OF_MEMORY),
     ],
 )
 def test_a_defect_is_status_1_and_still_one_object(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib_loraclr.app.jobs import TaskProgress
+from lib_loraclr.app.jobs import JobProgress
 from lib_loraclr.capture import CaptureSettings, Concept, TensorCache, capture
 from lib_loraclr.core.deltas import LowRank
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
@@ -146,14 +146,14 @@ def test_loras_tiling_and_hypernetworks_are_off_inside_and_as_before_outside(web
 def test_another_checkpoint_in_the_middle_ends_the_job(webui: Any) -> None:
     host = webui.application.open_host(None, "auto")
 
-    class Switching(TaskProgress):
+    class Switching(JobProgress):
         def step(self, text: str = "") -> None:
             webui.model.sd_checkpoint_info = SimpleNamespace(filename="", sha256="", name_for_extra="other")
 
     old = webui.model.sd_checkpoint_info
     try:
         with host.ready(), pytest.raises(LoraclrError) as error:
-            host.sample(SampleRequest(["a"], [0], 3, (64, 64)), Switching("x"))
+            host.sample(SampleRequest(["a"], [0], 3, (64, 64)), Switching())
         assert error.value.code == "checkpoint-switched"
     finally:
         webui.model.sd_checkpoint_info = old
@@ -175,20 +175,20 @@ def test_what_cannot_be_captured_is_said(webui: Any, monkeypatch: pytest.MonkeyP
 
 def test_the_bar_moves_and_the_interrupt_button_cancels(webui: Any) -> None:
     state, queue = webui.shared.state, webui.call_queue.queue_lock
-    with webui.application.job("Merge", "task(a)", [(Phase.WATCH, 3.0), (Phase.SOLVE, 1.0)]) as progress:
+    with webui.application.jobs.scope("Merge", "task(a)", [(Phase.WATCH, 3.0), (Phase.SOLVE, 1.0)]) as progress:
         assert queue.locked()
         progress.phase(Phase.WATCH, 2)
         progress.step("anna")
         assert state.sampling_step / state.sampling_steps / state.job_count == pytest.approx(3 / 8)
         assert state.textinfo == "Watching the model 1/2: anna"
-        assert webui.application.progress("task(a)").state == "running"
+        assert webui.application.jobs.state("task(a)").state == "running"
         state.interrupted = True
         with pytest.raises(Cancelled):
             progress.step()
     assert not queue.locked()
     assert state.jobs == ["task(a)", None]
     assert not state.interrupted
-    assert webui.application.progress("task(a)").state == "done"
+    assert webui.application.jobs.state("task(a)").state == "done"
 
 
 def test_a_job_waits_for_what_the_webui_generates_and_leaves_its_queue_when_cancelled(webui: Any) -> None:
@@ -196,7 +196,7 @@ def test_a_job_waits_for_what_the_webui_generates_and_leaves_its_queue_when_canc
 
     def run() -> None:
         try:
-            with webui.application.job("Merge", "task(b)"):
+            with webui.application.jobs.scope("Merge", "task(b)"):
                 ended.append("ran")
         except Cancelled:
             ended.append("cancelled")
@@ -204,9 +204,9 @@ def test_a_job_waits_for_what_the_webui_generates_and_leaves_its_queue_when_canc
     with webui.call_queue.queue_lock:
         thread = threading.Thread(target=run)
         thread.start()
-        while webui.application.progress("task(b)").state != "waiting":
+        while webui.application.jobs.state("task(b)").state != "waiting":
             pass
-        assert webui.application.cancel("task(b)")
+        assert webui.application.jobs.cancel("task(b)")
     thread.join(20)
     assert ended == ["cancelled"]
     assert webui.progress.pending_tasks == {}

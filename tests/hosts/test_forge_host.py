@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib_loraclr.app.jobs import TaskProgress
+from lib_loraclr.app.jobs import JobProgress
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.hosts.standalone import StandaloneHost
 from lib_loraclr.model import SampleRequest
@@ -98,14 +98,14 @@ def test_gradients_are_the_standalone_host_s(forge: Any, plain: StandaloneHost, 
 def test_everything_is_as_before_after_every_end(forge: Any, error: Exception | None) -> None:
     host, outside = forge.application.open_host(None, "auto"), state(forge)
 
-    class Ending(TaskProgress):
+    class Ending(JobProgress):
         def step(self, text: str = "") -> None:
             if error is not None:
                 raise error
 
     with contextlib.suppress(RuntimeError, Cancelled), host.ready():
         inside = state(forge)
-        host.sample(SampleRequest(["a"], [0], 2, (64, 64)), Ending("x"))
+        host.sample(SampleRequest(["a"], [0], 2, (64, 64)), Ending())
     assert inside[:4] == (inside[0], False, 1, False)
     assert inside[0] is not outside[0]
     assert inside[0].unet is forge.engine.forge_objects_original.unet
@@ -117,13 +117,13 @@ def test_everything_is_as_before_after_every_end(forge: Any, error: Exception | 
 def test_another_checkpoint_in_the_middle_ends_the_job(forge: Any) -> None:
     host, outside = forge.application.open_host(None, "auto"), state(forge)
 
-    class Switching(TaskProgress):
+    class Switching(JobProgress):
         def step(self, text: str = "") -> None:
             forge.modules["modules.sd_models"].model_data.sd_model = object()
 
     def run() -> None:
         with host.ready():
-            host.sample(SampleRequest(["a"], [0], 3, (64, 64)), Switching("x"))
+            host.sample(SampleRequest(["a"], [0], 3, (64, 64)), Switching())
 
     with pytest.raises((LoraclrError, AttributeError)) as caught:
         run()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib_loraclr.app.jobs import TaskProgress
+from lib_loraclr.app.jobs import JobProgress
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.hosts.standalone import StandaloneHost
 from lib_loraclr.model import SampleRequest
@@ -102,14 +102,14 @@ def test_gradients_are_the_standalone_host_s(webui: Any, plain: StandaloneHost, 
 def test_everything_is_as_before_after_every_end(webui: Any, error: Exception | None) -> None:
     host, outside = webui.application.open_host(None, "auto"), state(webui)
 
-    class Ending(TaskProgress):
+    class Ending(JobProgress):
         def step(self, text: str = "") -> None:
             if error is not None:
                 raise error
 
     with contextlib.suppress(RuntimeError, Cancelled), host.ready():
         inside = state(webui)
-        host.sample(SampleRequest(["a"], [0], 2, (64, 64)), Ending("x"))
+        host.sample(SampleRequest(["a"], [0], 2, (64, 64)), Ending())
     assert inside[1:3] == (False, False)
     assert inside[0] is not outside[0]
     assert inside[0].unet is webui.model.forge_objects_original.unet

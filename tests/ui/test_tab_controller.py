@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ui_parts import FakeApplication, write_lora
 
+from lib_loraclr.app.jobs import OUT_OF_MEMORY, Job
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.formats import FileWarning
 from lib_loraclr.frontends.tab import settings
@@ -17,12 +18,11 @@ from lib_loraclr.frontends.tab.choices import Choice
 from lib_loraclr.frontends.tab.controller import TabController
 from lib_loraclr.frontends.tab.facts import Interferences
 from lib_loraclr.frontends.tab.preview import Grid, GridConcept, GridRequest
-from lib_loraclr.frontends.tab.runner import OUT_OF_MEMORY, Runner
 from lib_loraclr.frontends.tab.views import MergeResult, grid_html, interference_html, result_html
 from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 from lib_loraclr.merging.outcome import ConceptOutcome, MergeOutcome
-from lib_loraclr.model import Phase, Progress
+from lib_loraclr.model import Phase
 
 TWO = [{"name": "anna"}, {"name": "ben"}]
 
@@ -42,9 +42,15 @@ def costs(controller: TabController, choices: Any, changed: dict[str, Any]) -> s
     return controller.estimate(choices, changed)["html"]["costs"]
 
 
+def wait(controller: TabController, seconds: float = 60) -> None:
+    """Until nothing runs."""
+    for job in controller.jobs.active("merge", "preview"):
+        assert job.wait(seconds)
+
+
 def ended(controller: TabController) -> str:
     """The result panel once nothing runs."""
-    controller.runner.wait(60)
+    wait(controller)
     return controller.finish()["html"]["result"]
 
 
@@ -135,7 +141,7 @@ def test_where_no_statistics_are_kept_none_stay_behind(
     settled = values(name="both", preset="layerwise", method="contrastive", report=False, **quick)
     assert "lct-fact" in costs(controller, chosen, settled)
     assert controller.merge(chosen, "task(1)", settled)["started"]
-    controller.runner.wait(600)
+    wait(controller, 600)
     about = controller.finish()
     assert about["result"]["name"] == "both"
     assert not about["result"]["again"]
@@ -176,12 +182,12 @@ def test_files_of_two_bases_end_in_a_sentence(controller: TabController, folder:
 def test_a_second_start_while_one_runs_is_refused(controller: TabController) -> None:
     hold, running = threading.Event(), threading.Event()
 
-    def body(progress: Progress) -> str:
+    def body(job: Job) -> str:
         running.set()
         assert hold.wait(60)
         return "done"
 
-    controller.runner.start("merge", "task(1)", "first", body)
+    first = controller.jobs.start("merge", "first", body, job_id="task(1)", owner="tab")
     assert running.wait(60)
     reply = controller.merge(TWO, "task(2)", values())
     assert not reply["started"]
@@ -189,28 +195,28 @@ def test_a_second_start_while_one_runs_is_refused(controller: TabController) -> 
     assert controller.poll("task(2)")["task"] == "task(1)"
     assert controller.open()["task"] == "task(1)"
     hold.set()
-    controller.runner.wait(60)
-    assert controller.runner.finished["merge"].result == "done"
+    wait(controller)
+    assert first.result == "done"
     assert not controller.poll("task(1)")["running"]
 
 
 def test_cancel_reaches_the_job_and_is_no_error(controller: TabController) -> None:
     ready = threading.Event()
 
-    def body(progress: Progress) -> None:
-        progress.phase(Phase.WATCH, 100)
+    def body(job: Job) -> None:
+        job.progress.phase(Phase.WATCH, 100)
         for _ in range(60_000):
-            progress.step()
+            job.progress.step()
             ready.set()
             threading.Event().wait(0.001)
 
-    controller.runner.start("merge", "task(9)", "long", body)
+    long = controller.jobs.start("merge", "long", body, job_id="task(9)", owner="tab")
     assert ready.wait(60)
     live = controller.poll("task(9)")
     assert (live["phase"], live["steps"], live["kind"]) == ("Watching the model", 100, "merge")
     assert controller.cancel()["cancelled"]
-    controller.runner.wait(60)
-    assert isinstance(controller.runner.finished["merge"].error, Cancelled)
+    wait(controller)
+    assert isinstance(long.error, Cancelled)
     status = controller.finish()["status"]
     assert "nothing was written" in status
     assert "alert" not in status
@@ -227,23 +233,21 @@ def test_cancel_reaches_the_job_and_is_no_error(controller: TabController) -> No
     ],
 )
 def test_whatever_ends_a_job_becomes_a_sentence(application: FakeApplication, error: Exception, words: str) -> None:
-    def body(progress: Progress) -> None:
+    def body(job: Job) -> None:
         raise error
 
-    runner = Runner(application)
-    runner.start("merge", "task(1)", "fails", body)
-    runner.wait(60)
-    found = runner.finished["merge"].error
-    assert found is not None
-    assert words in found.message
-    runner.start("merge", "task(2)", "again", lambda progress: None)
-    runner.wait(60)
+    jobs = application.jobs
+    fails = jobs.start("merge", "fails", body)
+    assert fails.wait(60)
+    assert fails.error is not None
+    assert words in fails.error.message
+    assert jobs.start("merge", "again", lambda job: None).wait(60)
 
 
 @pytest.mark.parametrize("task", ["", "x", "task()", "task(../../etc)", "task(" + "a" * 99 + ")"])
 def test_task_ids_are_the_pages_own(application: FakeApplication, task: str) -> None:
     with pytest.raises(InputError):
-        Runner(application).start("merge", task, "x", lambda progress: None)
+        application.jobs.start("merge", "x", lambda job: None, job_id=task)
 
 
 def test_the_matrix_reads_only_new_files(folder: Path) -> None:

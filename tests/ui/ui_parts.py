@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from lib_loraclr.app.application import JobState
 from lib_loraclr.app.catalogue import FolderCatalogue
-from lib_loraclr.app.jobs import TaskBoard, TaskProgress
+from lib_loraclr.app.jobs import JobRegistry
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.model import ModelInfo, Phase
+from lib_loraclr.model import ModelInfo
 
 KEY = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_0_{}"
 LAYERS = {
@@ -45,7 +42,8 @@ class FakeApplication:
         self.name = "test"
         self.catalogue = FolderCatalogue(folder)
         self.family, self.cache = family, cache
-        self.board = TaskBoard()
+        self.jobs = JobRegistry()
+        self.open_folder = None
 
     def model(self) -> ModelInfo | None:
         if self.family is None:
@@ -57,14 +55,3 @@ class FakeApplication:
 
     def cache_folder(self) -> Path | None:
         return self.cache
-
-    @contextmanager
-    def job(self, title: str, task_id: str, phases: Sequence[tuple[Phase, float]] = ()) -> Iterator[TaskProgress]:
-        with self.board.job(task_id, TaskProgress(title, phases)) as progress:
-            yield progress
-
-    def cancel(self, task_id: str) -> bool:
-        return self.board.cancel(task_id)
-
-    def progress(self, task_id: str) -> JobState:
-        return self.board.progress(task_id)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import wraps
 from typing import Any
 
@@ -11,6 +11,8 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from lib_loraclr.app.application import Application
 from lib_loraclr.app.catalogue import entry_of
+from lib_loraclr.app.jobs import Job
+from lib_loraclr.app.merge import FinishedMerge, start_merge
 from lib_loraclr.core.errors import InputError, LoraclrError
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.inspect import inspect
@@ -19,12 +21,13 @@ from lib_loraclr.frontends.api.access import body_of, guard
 from lib_loraclr.frontends.api.answers import Names
 from lib_loraclr.frontends.api.requests import merge_options, names_of
 from lib_loraclr.frontends.api.schema import schema
-from lib_loraclr.frontends.api.work import Work
 from lib_loraclr.merging.overlap import KINDS, overlap
 from lib_loraclr.model import SilentProgress
 from lib_loraclr.version import __version__
 
 PREFIX = "/loraclr/v1"
+OWNER = "api"
+WAITING = 16  # merges that may wait or run at a time
 
 
 def add_routes(app: FastAPI, application: Application, credentials: Mapping[str, str] | None) -> None:
@@ -62,7 +65,6 @@ class Routes:
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        self.work = Work(application)
 
     @_answering
     def version(self) -> dict[str, Any]:
@@ -113,27 +115,39 @@ class Routes:
         except InputError as error:
             if error.code != "needs-checkpoint":
                 raise
-            with self.application.job("Overlap", f"task(loraclr-{uuid.uuid4().hex[:16]})") as progress:
-                host = self.application.open_host
-                found = overlap(files, kind=kind, open_host=lambda: host(None, "auto"), progress=progress)
+            host = self.application.open_host
+            found = self.application.jobs.run(
+                "overlap",
+                "Comparing LoRAs",
+                lambda job: overlap(files, kind=kind, open_host=lambda: host(None, "auto"), progress=job.progress),
+                owner=OWNER,
+            )
         return found.as_dict()
 
     @_answering
     def merge(self, body: dict[str, Any] = Depends(body_of)) -> dict[str, Any]:  # noqa: B008
         """Queue a merge; everything that can be wrong with the request is said now."""
         options = merge_options(self.application.catalogue, body, self.application.cache_folder())
-        return {"task": self.work.start(options, body.get("task"))}
+        job = start_merge(self.application, options, owner=OWNER, job_id=body.get("task"), most=WAITING)
+        return {"task": job.id}
 
     @_answering
     def task(self, task: str) -> dict[str, Any]:
-        """Where a merge stands; when it is done also `result` or `error`."""
-        state = self.work.state(task)
-        outcome = state.pop("outcome")
-        if isinstance(outcome, LoraclrError):
-            return {**state, "error": outcome.as_dict()}
-        return state if outcome is None else {**state, "result": outcome}
+        """Where a job stands; when it is done also `result` (of a merge) or `error`."""
+        job = self._job(task)
+        answer = {"task": job.id, **asdict(job.snapshot())}
+        if job.error is not None and answer["state"] == "done":
+            return {**answer, "error": job.error.as_dict()}
+        merged = job.result if answer["state"] == "done" else None
+        return {**answer, "result": merged.outcome.as_json()} if isinstance(merged, FinishedMerge) else answer
 
     @_answering
     def cancel(self, task: str) -> dict[str, Any]:
-        """Ask a merge to stop; it ends at its next step with the error "cancelled"."""
-        return {"cancelled": self.work.cancel(task)}
+        """Ask a job to stop; it ends at its next step with the error "cancelled"."""
+        return {"cancelled": self.application.jobs.cancel(self._job(task).id)}
+
+    def _job(self, task: str) -> Job:
+        job = self.application.jobs.get(task)
+        if job is None:
+            raise InputError("unknown-task", "There is no such task; finished ones are forgotten after a while.")
+        return job

@@ -7,7 +7,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from lib_loraclr.core.errors import Cancelled, LoraclrError, out_of_memory
+from lib_loraclr.app.jobs import UNEXPECTED, worded
+from lib_loraclr.core.errors import Cancelled, LoraclrError
 from lib_loraclr.frontends.cli.parser import build_parser
 
 
@@ -31,11 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LoraclrError as error:
         return _fail(error, as_json)
     except Exception as error:
-        if out_of_memory(error):
-            return _fail(LoraclrError("out-of-memory", "The machine's memory is full; nothing was written."), as_json)
-        # A defect of ours or of a library: the trace is what a bug report needs.
-        traceback.print_exc(file=sys.stderr)
-        return _fail(LoraclrError("unexpected", f"{type(error).__name__}: {error}"), as_json)
+        sentence = worded(error)
+        if sentence.code == UNEXPECTED:
+            traceback.print_exc(file=sys.stderr)
+        return _fail(sentence, as_json)
 
 
 def _fail(error: LoraclrError, as_json: bool) -> int:

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib_loraclr.app.merge import run_merge
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
 from lib_loraclr.frontends.cli.fields import add_fields, flag_of, from_here, help_of, typed
 from lib_loraclr.frontends.cli.pairs import InOrder, pair
-from lib_loraclr.frontends.cli.progress import BarProgress
+from lib_loraclr.frontends.cli.progress import ConsoleHook
 from lib_loraclr.frontends.cli.table import table, warnings_text
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
+from lib_loraclr.hosts.standalone.application import StandaloneApplication
 from lib_loraclr.merging.config import JOB_OPTIONS
 from lib_loraclr.merging.options import LoraChoice, MergeOptions, parse_lora_argument, parse_merge_options
 from lib_loraclr.merging.outcome import MergeOutcome
-from lib_loraclr.merging.pipeline import merge
 from lib_loraclr.merging.recipe import load_recipe
 from lib_loraclr.options import Field, as_value, fields_of
 
@@ -165,14 +166,20 @@ class Answer:
 
 
 def run(parsed: argparse.Namespace) -> Answer:
-    """Do the merge."""
+    """Do the merge: the job of tab and API, in this thread."""
     options = options_of(parsed)
-    progress = BarProgress()
-    try:
-        outcome = merge(options, open_host=open_standalone, progress=progress)
-    finally:
-        progress.close()
-    return Answer(outcome)
+    application = _Program(
+        options.out.parent, options.checkpoint, device=options.device, cache=options.cache, hook=ConsoleHook()
+    )
+    return Answer(run_merge(application, options, owner="cli").outcome)
+
+
+class _Program(StandaloneApplication):
+    """The command line as the program around the job."""
+
+    def open_host(self, checkpoint: Path | None, device: str) -> StandaloneHost:
+        """The checkpoint that the options name."""
+        return open_standalone(checkpoint, device)
 
 
 def open_standalone(checkpoint: Path | None, device: str) -> StandaloneHost:

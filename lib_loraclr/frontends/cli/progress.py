@@ -1,63 +1,58 @@
-"""Progress on standard error: a bar that redraws itself on a terminal, one line per phase elsewhere."""
+"""Progress on standard error: a bar that redraws itself on a terminal, elsewhere a line every few seconds."""
 
 from __future__ import annotations
 
 import sys
 import time
+import traceback
 from typing import TextIO
 
-from lib_loraclr.model import Phase
+from lib_loraclr.app.jobs import Job, JobHook, JobProgress
+from lib_loraclr.html import time_text
 
 REDRAW_SECONDS = 0.1
+LINE_SECONDS = 5.0
 BAR_WIDTH = 28
 
 
-class BarProgress:
-    """Implements `model.Progress`. Cancellation comes as KeyboardInterrupt, so `step` never raises by itself."""
+class Bar:
+    """Shows the progress of one job after another."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
         self.live = self.stream.isatty()
-        self.name, self.steps, self.done, self.started, self.drawn = "", 0, 0, 0.0, 0.0
+        self._phase, self._told, self._drawn, self._open = 0, 0, 0.0, False
 
-    def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
-        """Begin a bar of `steps` steps."""
-        self._end_line()
-        self.name, self.steps, self.done = phase.words(detail), max(steps, 1), 0
-        self.started, self.drawn = time.monotonic(), 0.0
-        if self.live:
-            self._draw("")
-        else:
-            self._write(f"{self.name} …\n")
-
-    def step(self, text: str = "") -> None:
-        """One step is done."""
-        self.done = min(self.done + 1, self.steps)
+    def show(self, progress: JobProgress) -> None:
+        """Draw what is new: a message, a phase, or how far it is."""
+        for text in progress.log[self._told :]:
+            self.close()
+            self._write(text + "\n")
+        self._told = len(progress.log)
         now = time.monotonic()
-        if self.live and (now - self.drawn >= REDRAW_SECONDS or self.done == self.steps):
-            self.drawn = now
-            self._draw(text)
-
-    def message(self, text: str) -> None:
-        """A line of its own."""
-        self._end_line()
-        self._write(text + "\n")
+        if progress.number != self._phase:
+            self.close()
+            self._phase, self._drawn = progress.number, now
+            self._draw(progress) if self.live else self._write(f"{progress.name} …\n")
+        elif self.live and (now - self._drawn >= REDRAW_SECONDS or progress.done == progress.steps):
+            self._drawn = now
+            self._draw(progress)
+        elif not self.live and now - self._drawn >= LINE_SECONDS and progress.done < progress.steps:
+            self._drawn = now
+            self._write(f"  {progress.name}: {progress.done / progress.steps:.0%}{_rest(progress)}\n")
 
     def close(self) -> None:
         """Leave the cursor on a fresh line."""
-        self._end_line()
-
-    def _draw(self, text: str) -> None:
-        share = self.done / self.steps
-        bar = "#" * round(share * BAR_WIDTH)
-        elapsed = time.monotonic() - self.started
-        left = f"{elapsed / share - elapsed:4.0f} s left" if 0 < share < 1 else f"{elapsed:4.0f} s     "
-        self._write(f"\r{self.name[:30]:<30} [{bar:<{BAR_WIDTH}}] {share:4.0%} {left} {text[:24]:<24}")
-
-    def _end_line(self) -> None:
-        if self.live and self.name:
+        if self._open:
             self._write("\n")
-        self.name = ""
+        self._open = False
+
+    def _draw(self, progress: JobProgress) -> None:
+        share = progress.done / progress.steps if progress.steps else 0.0
+        bar = "#" * round(share * BAR_WIDTH)
+        rest = _rest(progress) or f" {progress.text[:24]}"
+        self._write(f"\r{progress.name[:30]:<30} [{bar:<{BAR_WIDTH}}] {share:4.0%}{rest:<36}")
+        self._open = True
 
     def _write(self, text: str) -> None:
         try:
@@ -65,3 +60,42 @@ class BarProgress:
             self.stream.flush()
         except UnicodeEncodeError:
             self.stream.write(text.encode("ascii", "replace").decode("ascii"))
+
+
+class BarProgress(JobProgress):
+    """A `Progress` with a bar of its own. Cancellation comes as KeyboardInterrupt, so `step` never raises by itself."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.bar = Bar(stream)
+        super().__init__(on_change=lambda: self.bar.show(self))
+
+    def close(self) -> None:
+        """Leave the cursor on a fresh line."""
+        self.bar.close()
+
+
+class ConsoleHook(JobHook):
+    """The bar of a command's job."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.bar = Bar(stream)
+
+    def show(self, job: Job) -> None:
+        """Draw it."""
+        self.bar.show(job.progress)
+
+    def remove(self, job: Job) -> None:
+        """End the line."""
+        self.bar.close()
+
+    def defect(self, job: Job, error: BaseException) -> None:
+        """The trace, also where nobody set up a log."""
+        self.bar.close()
+        traceback.print_exception(error, file=sys.stderr)
+
+
+def _rest(progress: JobProgress) -> str:
+    """Share of the whole job and time left, where they are known."""
+    whole = f", {progress.fraction():.0%} of the whole" if progress.expected else ""
+    left = progress.seconds_left()
+    return whole if left is None else f"{whole}, {time_text(left)} left"

@@ -13,6 +13,7 @@ from lib_loraclr.capture.concept import KINDS, class_word_in, guess_kind
 from lib_loraclr.capture.prompts import phrase, templates_for
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.frontends.tab.facts import Facts
+from lib_loraclr.merging.options import LoraChoice
 
 MOST = 1000  # LoRAs in one merge; a request with more is not the page's
 OBJECT_WORDS = frozenset((
@@ -106,6 +107,14 @@ def usual_prompts(kind: str, trigger: str, class_word: str) -> tuple[str, ...]:
 def is_usual(prompts: tuple[str, ...]) -> bool:
     """Whether the prompts are those of some kind, so that another kind may replace them."""
     return not prompts or prompts in {usual_prompts(kind, word, "") for kind in KINDS for word in ("", "x")}
+
+
+def of_job(lora: LoraChoice, name: str) -> Choice:
+    """The card of a LoRA that was merged from elsewhere."""
+    te_weight = "" if lora.te_weight is None else f"{lora.te_weight:g}"
+    trigger, class_word = lora.trigger or "", lora.class_word or ""
+    kind = lora.kind or guess_kind(trigger, class_word)
+    return Choice(name, f"{lora.weight:g}", te_weight, kind, trigger, class_word, lora.prompts)
 
 
 def preferred_weight(user_metadata: Mapping[str, Any]) -> float:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from lib_loraclr.app.application import Application, CatalogueEntry
-from lib_loraclr.app.cost import Passes, expected_phases
+from lib_loraclr.app.jobs import Job
+from lib_loraclr.app.merge import KIND, FinishedMerge, start_merge
 from lib_loraclr.capture.prompts import phrase
-from lib_loraclr.core.errors import Cancelled, InputError
+from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.frontends.bridge import Answer
 from lib_loraclr.frontends.tab import choices as chosen
 from lib_loraclr.frontends.tab import settings
-from lib_loraclr.frontends.tab.choices import Choice
 from lib_loraclr.frontends.tab.estimate import Pace, estimate
 from lib_loraclr.frontends.tab.facts import FileFacts, Interferences
 from lib_loraclr.frontends.tab.preview import Grid, GridConcept, GridRequest, generate_grid
-from lib_loraclr.frontends.tab.runner import Runner
 from lib_loraclr.frontends.tab.views import (
     Card,
     MergeResult,
@@ -41,10 +36,10 @@ from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.html import time_text
 from lib_loraclr.merging.config import MergeConfig, config_of
 from lib_loraclr.merging.options import MergeOptions
-from lib_loraclr.merging.pipeline import merge
-from lib_loraclr.model import Phase, Progress
+from lib_loraclr.model import Phase
 
 MOST_DETAILS = 64
+OWNER, PREVIEW = "tab", "preview"
 
 
 class TabController:
@@ -53,9 +48,7 @@ class TabController:
     def __init__(self, application: Application) -> None:
         self.application = application
         self.files, self.interferences = FileFacts(), Interferences()
-        self.runner, self.pace = Runner(application), Pace()
-        self.result: MergeResult | None = None
-        self.grid: Grid | None = None
+        self.jobs, self.pace = application.jobs, Pace()
         self._captured: set[str] = set()
 
     @property
@@ -69,7 +62,7 @@ class TabController:
             "costs": lambda question: self.estimate(question.get("choices"), _values(question)),
             "merge": lambda question: self.merge(question.get("choices"), _task(question), _values(question)),
             "poll": lambda question: self.poll(_task(question)),
-            "cancel": lambda question: self.cancel(),
+            "cancel": lambda question: self.cancel(_task(question)),
             "finish": lambda question: self.finish(str(question.get("name") or "")),
             "recipe": lambda question: self.load_recipe(str(question.get("name") or "")),
             "report": lambda question: self.report(),
@@ -82,14 +75,14 @@ class TabController:
     def open(self, refresh: bool = False) -> dict[str, Any]:
         """List and model line when the tab is seen for the first time, and on Refresh."""
         entries = self.application.catalogue.entries(refresh=refresh)
-        running = self.runner.running
+        job = self._active()
         listed = list_html(entries, self.application.catalogue.folder())
         return {
             "html": {"picker": listed, "model": model_html(self.application.model())},
             "names": [entry.name for entry in entries],
-            "task": running[1] if running else "",
-            "done": bool(self.runner.finished) and running is None,
-            "folder": callable(getattr(self.application, "open_folder", None)),
+            "task": job.id if job else "",
+            "done": job is None and bool(self.jobs.finished(KIND, PREVIEW)),
+            "folder": self.application.open_folder is not None,
         }
 
     def details(self, names: Any) -> dict[str, Any]:
@@ -156,7 +149,7 @@ class TabController:
         except InputError as error:
             return error_html(error)
 
-    def merge(self, selection: Any, task_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    def merge(self, selection: Any, job_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Start a merge; the answer says whether it runs."""
         try:
             cards, _ = self._cards(selection)
@@ -164,34 +157,38 @@ class TabController:
             if plan.options.out.exists() and not plan.options.overwrite:
                 message = "A LoRA of this name exists. Choose another name or allow replacing it."
                 raise InputError("output-exists", message, file=plan.options.out.name, key="out")
-            choices, report = [card.choice for card in cards], bool(settings.named(values)["report"]) and plan.samples
-            title, phases = f"Merging {len(cards)} LoRAs", expected_phases(plan)
-            self.runner.start("merge", task_id, title, lambda p: self._merge(plan, choices, report, p), phases)
-        except InputError as error:
+            report = bool(settings.named(values)["report"]) and plan.samples
+            choices = [card.choice for card in cards]
+            start_merge(
+                self.application, plan.options, owner=OWNER, job_id=job_id, most=1, report=report, about=choices
+            )
+        except LoraclrError as error:
             return {"started": False, "status": error_html(error)}
-        return {"started": True, "task": task_id}
+        return {"started": True, "task": job_id}
 
-    def poll(self, task_id: str) -> dict[str, Any]:
+    def poll(self, job_id: str) -> dict[str, Any]:
         """Where the running job stands, for the bar and the live text."""
-        running = self.runner.running
-        if running is None:
+        job = self._active(job_id)
+        if job is None:
             return {"running": False}
-        state = self.runner.state(running[1])
+        state = job.snapshot()
         left = "" if state.seconds_left is None else time_text(state.seconds_left)
         return {
-            "running": True, "task": running[1], "kind": running[0], "state": state.state, "phase": state.phase,
+            "running": True, "task": job.id, "kind": job.kind, "state": state.state, "phase": state.phase,
             "step": state.step, "steps": state.steps, "fraction": round(state.fraction, 4), "left": left,
             "text": state.text,
         }  # fmt: skip
 
-    def cancel(self) -> dict[str, Any]:
+    def cancel(self, job_id: str = "") -> dict[str, Any]:
         """Ask the running job to stop."""
-        return {"cancelled": self.runner.cancel()}
+        job = self._active(job_id)
+        return {"cancelled": job is not None and self.jobs.cancel(job.id)}
 
     def finish(self, name: str = "") -> dict[str, Any]:
         """Result and preview of what ran last, empty where there is nothing to show; the next name after `name`."""
-        status = error_html(*(done.error for done in self.runner.finished.values() if done.error is not None))
-        result, grid = self.result, self.grid
+        ended = self.jobs.finished(KIND, PREVIEW)
+        error, result, grid = ended[-1].error if ended else None, self._result(), self._grid()
+        status = error_html(error) if error is not None else ""
         html = {"result": result_html(result) if result else "", "grid": grid_html(grid) if grid else ""}
         about: dict[str, Any] = {"html": html, "status": status, "failed": bool(status)}
         if name:
@@ -213,63 +210,66 @@ class TabController:
 
     def report(self) -> dict[str, Any]:
         """The full report as a page."""
-        return {"page": self.result.report_page if self.result else ""}
+        result = self._result()
+        return {"page": result.report_page if result else ""}
 
-    def preview(self, task_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    def preview(self, job_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Start painting the grid of the last merge with the settings "preview.template", "preview.seed" and so on."""
         template, seed, steps, cfg = (values.get(f"preview.{name}") for name in ("template", "seed", "steps", "cfg"))
         try:
-            result = self.result
+            result = self._result()
             if result is None or not result.outcome.out.is_file():
                 raise InputError("no-result", "Merge first; then its preview can be painted.")
             prompt = str(template or "").strip() or "a photo of {c}"
             sampling = SamplingParams(int(steps or 20), float(cfg or 7.0))
             concepts = self._grid_concepts(result)
             request = GridRequest(concepts, result.outcome.out, prompt, int(seed or 0), sampling)
-            self.runner.start("preview", task_id, "Painting the preview", lambda p: self._paint(request, p))
+            title = "Generating the preview"
+            self.jobs.start(PREVIEW, title, lambda job: self._preview(request, job), job_id=job_id, owner=OWNER, most=1)
         except (TypeError, ValueError):
             return {"started": False, "status": note("Seed, steps and CFG scale must be numbers.", "error")}
-        except InputError as error:
+        except LoraclrError as error:
             return {"started": False, "status": error_html(error)}
-        return {"started": True, "task": task_id}
+        return {"started": True, "task": job_id}
 
     def open_folder(self) -> dict[str, Any]:
         """Show the LoRA folder on the machine that the program runs on, where the program offers that."""
-        show = getattr(self.application, "open_folder", None)
-        if callable(show):
+        show = self.application.open_folder
+        if show is not None:
             show()
         return {}
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _merge(self, plan: MergeConfig, choices: Sequence[Choice], report: bool, progress: Progress) -> MergeResult:
-        def open_host(checkpoint: Path | None, device: str) -> Any:
-            return self.application.open_host(checkpoint, device)
+    def _active(self, job_id: str = "") -> Job | None:
+        """What runs or waits: the job that is asked for, else the tab's own, else any merge."""
+        job = self.jobs.get(job_id)
+        if job is not None and job.state != "done":
+            return job
+        every = [*self.jobs.active(KIND, PREVIEW, owner=OWNER), *self.jobs.active(KIND)]
+        return every[0] if every else None
 
-        with TemporaryDirectory(prefix="loraclr-report-", ignore_cleanup_errors=True) as folder:
-            # where the program keeps no statistics they go with the job
-            cache = plan.options.cache or Path(folder) / "statistics"
-            options = replace(plan.options, report=Path(folder) if report else None, cache=cache)
-            outcome = merge(options, open_host=open_host, progress=progress)
-            data = json.loads(outcome.report[0].read_text(encoding="utf-8")) if outcome.report else None
-            page = outcome.report[1].read_text(encoding="utf-8") if outcome.report else ""
-        self.application.catalogue.written(outcome.out)
-        signature, model = self._signature(plan), self.application.model()
-        if plan.samples:
-            if model is not None and signature not in self._captured:
-                passes = Passes.of(plan, len(choices)).watched(plan.rounds)
-                self.pace.learn(model, plan, passes, outcome.seconds.get("capture", 0.0))
-            if plan.options.cache is not None:
-                self._captured.add(signature)
-        self.result, self.grid = MergeResult(outcome, choices, data, page), None
-        return self.result
+    def _result(self) -> MergeResult | None:
+        """The last merge that went well, whoever started it."""
+        merges = [job for job in self.jobs.finished(KIND) if isinstance(job.result, FinishedMerge)]
+        if not merges:
+            return None
+        done, choices = merges[-1].result, merges[-1].about
+        if choices is None:
+            names = {entry.path: entry.name for entry in self._entries().values()}
+            choices = [chosen.of_job(one, names.get(one.file, one.file.stem)) for one in done.options.lora]
+        return MergeResult(done.outcome, choices, done.report, done.report_page)
 
-    def _paint(self, request: GridRequest, progress: Progress) -> Grid:
-        progress.phase(Phase.LOAD, 1)
+    def _grid(self) -> Grid | None:
+        """The preview of that merge, once there is one."""
+        ended = [job.result for job in self.jobs.finished(KIND, PREVIEW) if job.result is not None]
+        return ended[-1] if ended and isinstance(ended[-1], Grid) else None
+
+    def _preview(self, request: GridRequest, job: Job) -> Grid:
+        job.progress.phase(Phase.LOAD, 1)
         host = self.application.open_host(None, "auto")
-        progress.step()
-        self.grid = generate_grid(request, host, progress)
-        return self.grid
+        job.progress.step()
+        return generate_grid(request, host, job.progress)
 
     def _grid_concepts(self, result: MergeResult) -> list[GridConcept]:
         entries = self._entries()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from lib_loraclr.app.application import JobState
 from lib_loraclr.app.catalogue import FolderCatalogue
-from lib_loraclr.app.jobs import TaskBoard, TaskProgress
+from lib_loraclr.app.jobs import JobHook, JobRegistry
 from lib_loraclr.capture import TensorCache
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.hosts.standalone.architecture import family_of, read_architecture
 from lib_loraclr.hosts.standalone.load import DTYPES, load_checkpoint, read_yaml
-from lib_loraclr.model import DiffusionHost, ModelInfo, Phase, Progress
+from lib_loraclr.model import DiffusionHost, ModelInfo
 from lib_loraclr.opening import resolve_device
 from lib_loraclr.version import __version__
 
@@ -35,10 +33,11 @@ class StandaloneApplication:
         device: str = "auto",
         dtype: str = "fp32",
         cache: Path | None = None,
+        hook: JobHook | None = None,
     ) -> None:
         self._catalogue = FolderCatalogue(lora_folder)
         self.checkpoint, self.device, self.dtype, self.cache = checkpoint, device, dtype, cache
-        self._board = TaskBoard()
+        self.jobs = JobRegistry(hook)
         self._loading = threading.Lock()
         self._host: tuple[tuple[Stamp, str], DiffusionHost] | None = None
         self._described: tuple[Stamp, ModelInfo] | None = None
@@ -84,19 +83,10 @@ class StandaloneApplication:
         """The folder given at the start, else the user's cache folder."""
         return self.cache or TensorCache.default_folder()
 
-    def job(
-        self, title: str, task_id: str, phases: Sequence[tuple[Phase, float]] = ()
-    ) -> AbstractContextManager[Progress]:
-        """Scope of one job; the others wait."""
-        return self._board.job(task_id, TaskProgress(title, phases))
-
-    def cancel(self, task_id: str) -> bool:
-        """Ask a waiting or running job to stop."""
-        return self._board.cancel(task_id)
-
-    def progress(self, task_id: str) -> JobState:
-        """Where a job stands."""
-        return self._board.progress(task_id)
+    @property
+    def open_folder(self) -> Callable[[], None] | None:
+        """Not offered: there may be nobody at this machine."""
+        return None
 
     def _describe(self, path: Path) -> ModelInfo:
         file = SafetensorsFile.open(path)

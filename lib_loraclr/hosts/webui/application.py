@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules import launch_utils, shared, util
 
-from lib_loraclr.app.application import JobState
-from lib_loraclr.app.jobs import TaskBoard
+from lib_loraclr.app.jobs import JobRegistry
 from lib_loraclr.capture import TensorCache
 from lib_loraclr.hosts.webui import settings
 from lib_loraclr.hosts.webui.catalogue import WebuiCatalogue
 from lib_loraclr.hosts.webui.checkpoint import no_checkpoint
-from lib_loraclr.hosts.webui.progress import WebuiProgress, interrupted, webui_job
-from lib_loraclr.model import DiffusionHost, ModelInfo, Phase, Progress
+from lib_loraclr.hosts.webui.progress import WebuiHook
+from lib_loraclr.model import DiffusionHost, ModelInfo
 from lib_loraclr.regional.port import RegionalHost
 
 
@@ -45,7 +43,7 @@ class WebuiApplication:
     def __init__(self, family: WebuiFamily) -> None:
         self.family = family
         self._catalogue = WebuiCatalogue(self.forget)
-        self._board = TaskBoard()
+        self.jobs = JobRegistry(WebuiHook())
 
     @property
     def name(self) -> str:
@@ -91,21 +89,6 @@ class WebuiApplication:
         if show is None or shared.cmd_opts.hide_ui_dir_config:
             return None
         return lambda: show(str(self.catalogue.folder()))
-
-    def job(
-        self, title: str, task_id: str, phases: Sequence[tuple[Phase, float]] = ()
-    ) -> AbstractContextManager[Progress]:
-        """Scope of one job in the WebUI's queue."""
-        progress = WebuiProgress(title, phases, interrupted)
-        return webui_job(self._board, task_id, progress)
-
-    def cancel(self, task_id: str) -> bool:
-        """Ask a waiting or running job to stop."""
-        return self._board.cancel(task_id)
-
-    def progress(self, task_id: str) -> JobState:
-        """Where a job stands."""
-        return self._board.progress(task_id)
 
 
 def api_credentials() -> dict[str, str] | None:
