@@ -58,10 +58,14 @@ class Phase(Enum):
     EVALUATE = "Evaluating each LoRA"
     DRAW = "Drawing with each LoRA"
     LEARN = "Distilling"
-    MEASURE = "Measuring the merge"
     COMPARE = "Comparing"
     WRITE = "Writing"
     GENERATE = "Generating pictures"
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether its result is kept, so that the next merge of the same LoRAs jumps over it."""
+        return self in (Phase.WATCH, Phase.EVALUATE, Phase.DRAW, Phase.LEARN)
 
     def words(self, detail: str = "") -> str:
         """The text to show, with what sets this phase apart from others of its kind."""

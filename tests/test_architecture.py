@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "lib_loraclr"
 
 GROUND = {
+    "cost",
     "model",
     "samplers",
     "opening",

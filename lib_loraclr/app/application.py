@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from lib_loraclr.app.cost import Pace
 from lib_loraclr.app.jobs import JobRegistry
 from lib_loraclr.model import DiffusionHost, ModelInfo
 
@@ -59,6 +60,11 @@ class Application(Protocol):
     @property
     def jobs(self) -> JobRegistry:
         """Everything that runs, waits or has run in this program."""
+        ...
+
+    @property
+    def pace(self) -> Pace:
+        """How fast merges were here."""
         ...
 
     def model(self) -> ModelInfo | None:

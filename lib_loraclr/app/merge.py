@@ -10,13 +10,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lib_loraclr.app.application import Application
-from lib_loraclr.app.cost import expected_phases
+from lib_loraclr.app.cost import MergeCost, read_layers, signature
 from lib_loraclr.app.jobs import Body, Job
 from lib_loraclr.formats.output import check_job_output
 from lib_loraclr.merging.config import config_of
 from lib_loraclr.merging.options import MergeOptions
 from lib_loraclr.merging.outcome import MergeOutcome
 from lib_loraclr.merging.pipeline import merge
+from lib_loraclr.model import Phase
 
 KIND = "merge"
 
@@ -46,7 +47,7 @@ def start_merge(
     Raises what can be told of the options before a file is read, and what `JobRegistry.start` raises.
     """
     check(options)
-    expected = expected_phases(config_of(options))
+    expected = expected_phases(application, options)
     work = body(application, options, report)
     return application.jobs.start(
         KIND, title(options), work, job_id=job_id, owner=owner, most=most, expected=expected, about=about
@@ -56,7 +57,7 @@ def start_merge(
 def run_merge(application: Application, options: MergeOptions, *, owner: str) -> FinishedMerge:
     """The same in this thread, without a copy of the report. Raises whatever ends the job."""
     check(options)
-    expected = expected_phases(config_of(options))
+    expected = expected_phases(application, options)
     return application.jobs.run(KIND, title(options), body(application, options), owner=owner, expected=expected)
 
 
@@ -85,11 +86,32 @@ def body(application: Application, options: MergeOptions, report: bool = False) 
                 report=here if report and options.report is None else options.report,
             )
             outcome = merge(used, open_host=application.open_host, progress=job.progress)
+            job.progress.end_phase()
+            learn(application, used, job, kept)
             data, page = _report(outcome) if report else (None, "")
         application.catalogue.written(outcome.out)
         return FinishedMerge(options, outcome, data, page)
 
     return work
+
+
+def expected_phases(application: Application, options: MergeOptions) -> list[tuple[Phase, float]]:
+    """(phase, seconds) of the merge in order, as far as it is known before it begins."""
+    config, model = config_of(options), application.model()
+    application.pace.read(options.cache or application.cache_folder())
+    cost = MergeCost.of(config, read_layers([choice.file for choice in options.lora]), model)
+    cached = signature(config, model) in application.pace.seen
+    return cost.seconds(application.pace, model, cached=cached)
+
+
+def learn(application: Application, options: MergeOptions, job: Job, kept: bool) -> None:
+    """How fast the phases were; with a cache that is `kept`, also that this merge is in it."""
+    config, model, pace = config_of(options), application.model(), application.pace
+    cost = MergeCost.of(config, read_layers([choice.file for choice in options.lora]), model)
+    pace.learn_all(cost, model, job.progress.seconds)
+    if kept:
+        pace.seen.add(signature(config, model))
+        pace.write(options.cache)
 
 
 def _report(outcome: MergeOutcome) -> tuple[Mapping[str, Any] | None, str]:

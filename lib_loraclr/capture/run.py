@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
+from lib_loraclr import cost
 from lib_loraclr.capture import prompts
 from lib_loraclr.capture.cache import TensorCache, digest, digest_deltas
 from lib_loraclr.capture.concept import Concept
@@ -73,12 +75,7 @@ def capture(
     cache = cache or TensorCache.temporary()
     leaders = _watched_layers(host, concepts, student, settings, progress)
     plan = _Plan(host, settings, cache, sorted(set(leaders.values())), limits or PassLimits())
-    teacher = student is None
-    groups: dict[str, list[list[Run]]] = {
-        "concepts": [concept_runs(c, c.deltas if student is None else student, settings, round) for c in concepts],
-        "neutral": [neutral_runs(concepts, student or {}, settings, round)],
-        "held_out": [held_out_runs(c, c.deltas, settings) for c in concepts] if teacher else [],
-    }
+    groups = planned_runs(concepts, settings, round, student)
     plan.add([run for runs in groups.values() for several in runs for run in several])
     plan.execute(progress)
     watched = {name: [plan.moments(runs) for runs in several] for name, several in groups.items()}
@@ -154,7 +151,7 @@ class _Plan:
                 progress.message(
                     f"{size} MiB of moments exceed the memory budget: every run is repeated {passes} times."
                 )
-            progress.phase(Phase.WATCH, sum(self._steps(run) for run, _ in self._todo))
+            progress.phase(Phase.WATCH, sum(run_count(run, self.settings).steps for run, _ in self._todo))
         for run, group in self._todo:
             self._pass(run, group, progress)
 
@@ -187,19 +184,10 @@ class _Plan:
             progress.message(f"The memory is full: going on with at most {self.limits.layers} layers at a time.")
         self._pass(run, group, progress)
 
-    def _steps(self, run: Run) -> int:
-        batches = -(-len(run.prompts) // self.settings.batch)
-        return batches * self.settings.steps if run.sampled else 1
-
     def _groups(self, names: Sequence[str]) -> list[list[str]]:
-        budget, groups, held = self.settings.memory_budget_mib * 2**20, list[list[str]](), 0
-        for name in names:
-            if not groups or held + self._bytes[name] > budget:
-                groups.append([])
-                held = 0
-            groups[-1].append(name)
-            held += self._bytes[name]
-        return groups
+        remaining = iter(names)
+        sizes = cost.groups([self._bytes[name] for name in names], self.settings.memory_budget_mib * 2**20)
+        return [list(islice(remaining, size)) for size in sizes]
 
     def _key(self, run: Run) -> str:
         s, info = self.settings, self.host.info
@@ -234,6 +222,25 @@ def _watched_layers(
                     f"{len(names)} layers are not captured because they {reason}: {', '.join(names[:3])} …"
                 )
     return {name: leaders[name] for name in touched if name in leaders and name not in set(wide)}
+
+
+def planned_runs(
+    concepts: Sequence[Concept], settings: CaptureSettings, number: int, student: Mapping[str, Delta] | None = None
+) -> dict[str, list[list[Run]]]:
+    """Everything that round `number` asks: runs of each concept, of neutral prompts, and held out (teachers only)."""
+    return {
+        "concepts": [concept_runs(c, c.deltas if student is None else student, settings, number) for c in concepts],
+        "neutral": [neutral_runs(concepts, student or {}, settings, number)],
+        "held_out": [held_out_runs(c, c.deltas, settings) for c in concepts] if student is None and not number else [],
+    }
+
+
+def run_count(run: Run, settings: CaptureSettings) -> cost.Count:
+    """What one run asks of the model."""
+    if not run.sampled:
+        return cost.texts_read(len(run.prompts))
+    guided = settings.cfg_scale != 1.0
+    return cost.sampled(len(run.prompts), steps=settings.steps, batch=settings.batch, guided=guided)
 
 
 def concept_runs(concept: Concept, deltas: Mapping[str, Delta], settings: CaptureSettings, number: int) -> list[Run]:

@@ -12,6 +12,7 @@ from lib_loraclr.capture import CaptureSettings, Concept, inject
 from lib_loraclr.capture.gather import Run, picture_size
 from lib_loraclr.capture.run import concept_runs, neutral_runs
 from lib_loraclr.core.deltas import Delta
+from lib_loraclr.cost import Count, taught
 from lib_loraclr.model import DifferentiableHost, Progress, SampleRequest
 from lib_loraclr.options import check, option
 
@@ -33,10 +34,15 @@ class DistillationDataset:
     groups: Sequence[range]
 
 
-def sampled_steps(concepts: int, settings: DistillSettings, capture: CaptureSettings) -> int:
-    """Steps of progress that `build_dataset` makes: sampling steps, and one for every batch of predictions."""
+def dataset_count(concepts: int, settings: DistillSettings, capture: CaptureSettings) -> Count:
+    """What `build_dataset` asks of the model."""
     pictures = [settings.pictures] * concepts + [settings.neutral]
-    return sum(-(-count // capture.batch) * (capture.steps + settings.levels) for count in pictures)
+    guided = settings.cfg_scale != 1.0
+    counts = [
+        taught(count, steps=capture.steps, batch=capture.batch, levels=settings.levels, guided=guided)
+        for count in pictures
+    ]
+    return sum(counts, Count())
 
 
 def build_dataset(

@@ -17,7 +17,8 @@ from lib_loraclr.capture.run import held_out_runs, neutral_runs
 from lib_loraclr.core.deltas import Delta
 from lib_loraclr.core.errors import out_of_memory, release_memory
 from lib_loraclr.core.fidelity import ConceptFidelity
-from lib_loraclr.distill.data import DatasetBuilder, DistillationDataset, DistillSettings, sampled_steps
+from lib_loraclr.cost import Count, predicted
+from lib_loraclr.distill.data import DatasetBuilder, DistillationDataset, DistillSettings, dataset_count
 from lib_loraclr.distill.train import loss_weights
 from lib_loraclr.model import DifferentiableHost, Phase, Progress
 
@@ -47,7 +48,7 @@ class HeldOutEvaluation:
     ) -> HeldOutEvaluation:
         """Draw the pictures and let every single LoRA predict. Call it inside `host.ready()`."""
         few = evaluation_settings(settings)
-        progress.phase(Phase.EVALUATE, exam_steps(len(concepts), settings, capture))
+        progress.phase(Phase.EVALUATE, evaluation_count(len(concepts), settings, capture).steps)
         builder = DatasetBuilder(host, few, capture, progress, NUMBER)
         drawn = replace(capture, preset="full", held_out_prompts=few.pictures, neutral_prompts=few.neutral)
         for concept in concepts:
@@ -123,9 +124,16 @@ def evaluation_settings(settings: DistillSettings) -> DistillSettings:
     return replace(settings, pictures=settings.exam, neutral=2 * settings.exam, levels=settings.exam_levels)
 
 
-def exam_steps(concepts: int, settings: DistillSettings, capture: CaptureSettings) -> int:
-    """Steps of progress that `HeldOutEvaluation.build` makes."""
-    return sampled_steps(concepts, evaluation_settings(settings), capture) + concepts + 1
+def evaluation_rows(concepts: int, settings: DistillSettings) -> int:
+    """Predictions of one model that the evaluation compares."""
+    few = evaluation_settings(settings)
+    return (concepts * few.pictures + few.neutral) * few.levels
+
+
+def evaluation_count(concepts: int, settings: DistillSettings, capture: CaptureSettings) -> Count:
+    """What `HeldOutEvaluation.build` asks of the model: the pictures, and what each LoRA and the model predict."""
+    answers = predicted(evaluation_rows(concepts, settings)) * (concepts + 1)
+    return dataset_count(concepts, evaluation_settings(settings), capture) + answers
 
 
 @torch.no_grad()

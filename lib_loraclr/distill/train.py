@@ -15,6 +15,7 @@ from lib_loraclr.core.deltas import Delta, LowRank
 from lib_loraclr.core.errors import InputError, out_of_memory, release_memory
 from lib_loraclr.core.linalg import balanced, exact_float32
 from lib_loraclr.core.response import respond
+from lib_loraclr.cost import Count, learned
 from lib_loraclr.distill.data import DistillationDataset, DistillSettings
 from lib_loraclr.model import DifferentiableHost, Progress
 
@@ -28,6 +29,11 @@ class Distilled:
 
     deltas: Mapping[str, LowRank]
     losses: Sequence[float]
+
+
+def learning_count(settings: DistillSettings) -> Count:
+    """What `distill` asks of the model."""
+    return learned(settings.total_steps, settings.batch_size)
 
 
 def loss_weights(sqrt_alphas_cumprod: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from lib_loraclr.core.errors import InputError, out_of_memory, release_memory
 from lib_loraclr.core.fidelity import ConceptFidelity, summarise
 from lib_loraclr.core.merge import MergedLayer
 from lib_loraclr.distill import Distilled, HeldOutEvaluation, build_dataset, distill
-from lib_loraclr.distill.data import sampled_steps
+from lib_loraclr.distill.data import dataset_count
 from lib_loraclr.formats import FileWarning
 from lib_loraclr.merging.context import MergeContext
 from lib_loraclr.merging.solve import CapturedInputs, solve_student
@@ -85,7 +85,7 @@ def _learned(context: MergeContext, start: Mapping[str, Delta]) -> tuple[Mapping
             evaluation = HeldOutEvaluation.build(host, concepts, settings, config.capture, progress)
             evaluation.store(cache, keys.evaluation)
         if update is None:
-            progress.phase(Phase.DRAW, sampled_steps(len(concepts), settings, config.capture))
+            progress.phase(Phase.DRAW, dataset_count(len(concepts), settings, config.capture).steps)
             dataset = build_dataset(host, concepts, settings, config.capture, progress)
             progress.phase(Phase.LEARN, settings.total_steps)
             distilled = distill(host, start, dataset, settings, progress, seed=config.options.seed)

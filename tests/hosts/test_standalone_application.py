@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib_loraclr.app.catalogue import FolderCatalogue
-from lib_loraclr.app.cost import expected_phases
+from lib_loraclr.app.cost import MergeCost
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.weighted import find_lora
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
@@ -92,7 +92,7 @@ def test_without_a_usable_checkpoint_there_is_no_model(tmp_path: Path) -> None:
 def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: int | None) -> None:
     raw = {"lora": ["a.safetensors"], "out": "m.safetensors", "preset": preset, "device": "cpu"}
     plan = config_of(parse_merge_options({**raw, "option": {} if rounds is None else {"rounds": rounds}}))
-    names = [name for name, _ in expected_phases(plan)]
+    names = [one.phase for one in MergeCost.of(plan).phases]
     assert names[0] is Phase.READ
     assert names[-2:] == [Phase.SOLVE, Phase.WRITE]
     assert names.count(Phase.WATCH) == (0 if rounds is None else rounds + 1)
@@ -103,6 +103,6 @@ def test_expected_phases_follow_the_plan(tmp_path: Path, preset: str, rounds: in
 def test_a_longer_distillation_is_expected_to_take_longer(tmp_path: Path) -> None:
     raw = {"lora": ["a.safetensors", "b.safetensors"], "out": "m.safetensors", "device": "cpu"}
     plans = [config_of(parse_merge_options({**raw, "option": {"distill_steps_per_lora": steps}})) for steps in (5, 100)]
-    short, long = (dict(expected_phases(plan)) for plan in plans)
+    short, long = ({one.phase: one.count.work for one in MergeCost.of(plan).phases} for plan in plans)
     assert long[Phase.LEARN] == 20 * short[Phase.LEARN] == 3 * 12 * 200
     assert long[Phase.DRAW] == short[Phase.DRAW] == (2 * 16 + 32) * (2 * 20 + 16)

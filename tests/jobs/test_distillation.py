@@ -18,7 +18,7 @@ from lib_loraclr.capture.prompts import HELD_OUT_TEMPLATES, TEXT_TEMPLATES
 from lib_loraclr.core.deltas import Delta, Dense, LowRank
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.distill import DistillationDataset, DistillSettings, build_dataset, distill, train
-from lib_loraclr.distill.data import sampled_steps
+from lib_loraclr.distill.data import dataset_count
 from lib_loraclr.distill.train import LossScale, Student, factored, learning_rates
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 
@@ -66,7 +66,7 @@ def test_every_step_of_progress_is_made(host: StandaloneHost, concepts: list[Con
     progress = Recorder(phases=[("record", 0)])
     with host.ready():
         build_dataset(host, concepts, SETTINGS, CAPTURE, progress)
-    assert len(progress.reached) == sampled_steps(2, SETTINGS, CAPTURE)
+    assert len(progress.reached) == dataset_count(2, SETTINGS, CAPTURE).steps
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tiny_loras import Recorder
 
 from lib_loraclr.capture import Concept, TensorCache
 from lib_loraclr.distill import DistillationDataset, HeldOutEvaluation
-from lib_loraclr.distill.evaluate import exam_steps
+from lib_loraclr.distill.evaluate import evaluation_count
 from lib_loraclr.distill.train import loss_weights
 from lib_loraclr.hosts.standalone import StandaloneHost
 
@@ -23,7 +23,7 @@ def test_scores_are_what_the_formula_says(host: StandaloneHost, concepts: list[C
         own, other = (evaluation.scores(host, concept.deltas) for concept in concepts)
         none = evaluation.scores(host, {})
         half = evaluation.scores(host, {name: delta.scaled(0.5) for name, delta in concepts[0].deltas.items()})
-    assert len(progress.reached) == exam_steps(2, SETTINGS, CAPTURE)
+    assert len(progress.reached) == evaluation_count(2, SETTINGS, CAPTURE).steps
     assert [len(group) for group in evaluation.inputs.groups] == [16, 16, 32]
     assert [mark.kept for mark in none] == [0.0, 0.0]
     assert none[0].drift == 0.0

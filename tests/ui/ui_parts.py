@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from lib_loraclr.app.catalogue import FolderCatalogue
+from lib_loraclr.app.cost import Pace
 from lib_loraclr.app.jobs import JobRegistry
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.model import ModelInfo
@@ -42,7 +43,7 @@ class FakeApplication:
         self.name = "test"
         self.catalogue = FolderCatalogue(folder)
         self.family, self.cache = family, cache
-        self.jobs = JobRegistry()
+        self.jobs, self.pace = JobRegistry(), Pace()
         self.open_folder = None
 
     def model(self) -> ModelInfo | None:

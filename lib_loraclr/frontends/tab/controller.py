@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib_loraclr.app.application import Application, CatalogueEntry
+from lib_loraclr.app.cost import signature
 from lib_loraclr.app.jobs import Job
 from lib_loraclr.app.merge import KIND, FinishedMerge, start_merge
 from lib_loraclr.capture.prompts import phrase
@@ -13,7 +14,7 @@ from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.frontends.bridge import Answer
 from lib_loraclr.frontends.tab import choices as chosen
 from lib_loraclr.frontends.tab import settings
-from lib_loraclr.frontends.tab.estimate import Pace, estimate
+from lib_loraclr.frontends.tab.estimate import estimate
 from lib_loraclr.frontends.tab.facts import FileFacts, Interferences
 from lib_loraclr.frontends.tab.preview import Grid, GridConcept, GridRequest, generate_grid
 from lib_loraclr.frontends.tab.views import (
@@ -48,8 +49,8 @@ class TabController:
     def __init__(self, application: Application) -> None:
         self.application = application
         self.files, self.interferences = FileFacts(), Interferences()
-        self.jobs, self.pace = application.jobs, Pace()
-        self._captured: set[str] = set()
+        self.jobs, self.pace = application.jobs, application.pace
+        self.pace.read(application.cache_folder())
 
     @property
     def answers(self) -> Mapping[str, Answer]:
@@ -144,8 +145,9 @@ class TabController:
                 return ""
             plan = self._plan(cards, settings.named(values))
             loras = [self.files.layers(card.entry.path) for card in cards]
-            cached = self._signature(plan) in self._captured
-            return estimate_html(estimate(plan, loras, self.application.model(), self.pace, cached=cached))
+            model = self.application.model()
+            cached = signature(plan, model) in self.pace.seen
+            return estimate_html(estimate(plan, loras, model, self.pace, cached=cached))
         except InputError as error:
             return error_html(error)
 
@@ -314,13 +316,6 @@ class TabController:
             device=str(model.device) if model else "auto",
         )
         return config_of(options)
-
-    def _signature(self, plan: MergeConfig) -> str:
-        """What decides which statistics a merge needs."""
-        model = self.application.model()
-        loras = [(str(c.file), c.weight, c.text_weight, c.trigger, c.class_word, c.prompts) for c in plan.options.lora]
-        name = (model.name, model.family, str(model.device)) if model else ()
-        return repr((name, loras, plan.capture, plan.distill, plan.rounds, sorted(plan.student_options.items())))
 
 
 def _values(question: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from lib_loraclr.app.cost import LoraLayer, layers_of
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
-from lib_loraclr.formats import LoraFile, describe, read_lora
+from lib_loraclr.formats import describe, read_lora
 from lib_loraclr.html import picture_address
 from lib_loraclr.merging.overlap import overlap
 from lib_loraclr.model import Phase
@@ -20,19 +21,8 @@ from lib_loraclr.model import Phase
 T = TypeVar("T")
 THUMBNAIL = 96  # pixels; twice the size of a row's picture
 LARGEST_PICTURE = 32_000_000  # bytes; a preview larger than this is not opened
-LOW_RANK = ("lora", "locon")
 NEEDS_MODEL = "DoRA and OFT files are defined together with the base model; their interference is not shown."
 Version = tuple[Path, int, int]  # path, size, modification time
-
-
-@dataclass(frozen=True)
-class LoraLayer:
-    """One layer of a file: canonical name, (out, in) of its update and the rank that the update has at most."""
-
-    name: str
-    out_features: int
-    in_features: int
-    rank: int
 
 
 @dataclass(frozen=True)
@@ -123,25 +113,9 @@ def _read_facts(path: Path) -> Facts:
 
 def _read_layers(path: Path) -> tuple[LoraLayer, ...]:
     try:
-        return tuple(_layers_of(read_lora(path, values=False)))
+        return tuple(layers_of(read_lora(path, values=False)))
     except InputError:
         return ()
-
-
-def _layers_of(lora: LoraFile) -> list[LoraLayer]:
-    layers: list[LoraLayer] = []
-    for name, update in lora.layers.items():
-        out_features, in_features = update.size
-        if not out_features or not in_features:
-            continue
-        full = min(out_features, in_features)
-        rank = update.rank or full
-        if update.kind == "loha":
-            rank *= rank
-        elif update.kind not in LOW_RANK:
-            rank = full
-        layers.append(LoraLayer(name, out_features, in_features, min(rank, full)))
-    return layers
 
 
 def _read_thumbnail(path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from lib_loraclr.app.catalogue import FolderCatalogue
+from lib_loraclr.app.cost import Pace
 from lib_loraclr.app.jobs import JobHook, JobRegistry
 from lib_loraclr.capture import TensorCache
 from lib_loraclr.core.errors import InputError
@@ -37,7 +38,7 @@ class StandaloneApplication:
     ) -> None:
         self._catalogue = FolderCatalogue(lora_folder)
         self.checkpoint, self.device, self.dtype, self.cache = checkpoint, device, dtype, cache
-        self.jobs = JobRegistry(hook)
+        self.jobs, self.pace = JobRegistry(hook), Pace()
         self._loading = threading.Lock()
         self._host: tuple[tuple[Stamp, str], DiffusionHost] | None = None
         self._described: tuple[Stamp, ModelInfo] | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from modules import launch_utils, shared, util
 
+from lib_loraclr.app.cost import Pace
 from lib_loraclr.app.jobs import JobRegistry
 from lib_loraclr.capture import TensorCache
 from lib_loraclr.hosts.webui import settings
@@ -43,7 +44,7 @@ class WebuiApplication:
     def __init__(self, family: WebuiFamily) -> None:
         self.family = family
         self._catalogue = WebuiCatalogue(self.forget)
-        self.jobs = JobRegistry(WebuiHook())
+        self.jobs, self.pace = JobRegistry(WebuiHook()), Pace()
 
     @property
     def name(self) -> str:

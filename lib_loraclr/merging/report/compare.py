@@ -10,7 +10,8 @@ from lib_loraclr.core.fidelity import ConceptFidelity, fidelity
 from lib_loraclr.core.linalg import exact_float32
 from lib_loraclr.core.merge import MergedLayer
 from lib_loraclr.core.methods import get_method
-from lib_loraclr.core.problem import LayerProblem, Statistics
+from lib_loraclr.core.problem import LayerProblem
+from lib_loraclr.merging.config import MergeConfig
 from lib_loraclr.merging.context import MergeContext
 from lib_loraclr.merging.distillation import Distillation
 from lib_loraclr.merging.inputs import MergeInput
@@ -70,33 +71,44 @@ def _input_row(item: MergeInput) -> dict[str, Any]:
     }
 
 
+def simpler_methods(config: MergeConfig, *, distilled: bool) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(label, method, options) of what the report compares a merge with; `published` sees the teachers' inputs only."""
+    name = config.method.name
+    simpler: list[tuple[str, str, Mapping[str, Any]]] = [
+        ("stacked sum", "sum", {}),
+        ("gradient fusion as published", "gradient-fusion", {"published": True}),
+    ]
+    if name != "gradient-fusion":
+        simpler.append(("gradient fusion", "gradient-fusion", config.student_options))
+    if name != "contrastive":
+        names = {option.name for option in get_method("contrastive").options}
+        shared = {option: value for option, value in config.student_options.items() if option in names}
+        simpler.append(("contrastive", "contrastive", shared))
+    if distilled:
+        simpler.append((f"{_title(name)} without distillation", name, config.method_options))
+    return simpler
+
+
+def _title(method: str) -> str:
+    return method.replace("-", " ")
+
+
 def _variants(
     context: MergeContext, captured: CapturedInputs, distillation: Distillation, measured: Sequence[ConceptFidelity]
 ) -> list[MethodVariant]:
     """The same inputs merged by simpler means, each measured on the same held-out inputs."""
-    config = context.config
-    name, everything = config.method.name, captured.all
-    title = name.replace("-", " ")
-    simpler: list[tuple[str, str, Mapping[str, Any], Mapping[str, Statistics]]] = [
-        ("stacked sum", "sum", {}, everything),
-        ("gradient fusion as published", "gradient-fusion", {"published": True}, captured.teacher),
-    ]
-    if name != "gradient-fusion":
-        simpler.append(("gradient fusion", "gradient-fusion", config.student_options, everything))
-    if name != "contrastive":
-        names = {option.name for option in get_method("contrastive").options}
-        shared = {option: value for option, value in config.student_options.items() if option in names}
-        simpler.append(("contrastive", "contrastive", shared, everything))
-    if distillation.evaluation is not None:
-        simpler.append((f"{title} without distillation", name, config.method_options, everything))
+    config, everything = context.config, captured.all
+    name = config.method.name
+    distilled = distillation.evaluation is not None
     problems = {problem.name: problem for problem in context.problems(everything)}
     variants: list[MethodVariant] = []
-    for label, method, options, statistics in simpler:
+    for label, method, options in simpler_methods(config, distilled=distilled):
+        statistics = captured.teacher if options.get("published") else everything
         layers = solve(context, statistics, method, options, phase=Phase.COMPARE, detail=label, measure=False)
-        if distillation.evaluation is None:
+        if not distilled:
             layers = {name: replace(layer, fidelity=_measure(problems[name], layer)) for name, layer in layers.items()}
         variants.append(MethodVariant(label, method, options, distillation.measure(context, layers)))
-    return [*variants, MethodVariant(f"{title} (this merge)", name, config.method_options, measured)]
+    return [*variants, MethodVariant(f"{_title(name)} (this merge)", name, config.method_options, measured)]
 
 
 def _measure(problem: LayerProblem, layer: MergedLayer) -> list[ConceptFidelity] | None:
