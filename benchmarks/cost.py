@@ -2,7 +2,7 @@
 
     python benchmarks/cost.py
 
-Writes benchmarks/results/cost.json: `calls`, rows {preset, n, capture, evaluation, pictures, training} in calls of the
+Writes benchmarks/results/cost.json: `calls`, rows {preset, n, watch, draw, learn, evaluate, total} in calls of the
 UNet for one picture at one step, with nothing in the cache and default options; a backward pass counts as two. And
 `measured`, seconds and memory of whole merges of the miniature on a CPU, taken from whole_merge.json.
 """
@@ -16,24 +16,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib_loraclr.app.cost import Passes
+from lib_loraclr.app.cost import MergeCost
 from lib_loraclr.merging.config import config_of
 from lib_loraclr.merging.options import MergeOptions, parse_merge_options
 from lib_loraclr.options import fields_of
 
 RESULTS = Path(__file__).resolve().parent / "results"
-COUNTS = (2, 4, 8, 12)
+COUNTS = (1, 2, 4, 8, 12)
 RUNS = {"first": "first merge", "margin": "again with another margin", "rank": "again with another rank"}
 
 
 def calls(preset: str, count: int) -> dict[str, Any]:
-    """Calls of one merge by what they are for."""
+    """Calls of one merge by what they are for: watch, draw, learn, evaluate, and in total."""
     loras = [f"{number}.safetensors" for number in range(count)]
-    plan = config_of(parse_merge_options({"lora": loras, "out": "merged.safetensors", "preset": preset}))
-    passes = Passes.of(plan, count)
-    capture = passes.watched(plan.rounds)
-    parts = {"evaluation": passes.exam, "pictures": passes.lessons, "training": passes.learning}
-    return {"preset": preset, "n": count, "capture": capture, **parts}
+    config = config_of(parse_merge_options({"lora": loras, "out": "merged.safetensors", "preset": preset}))
+    return {"preset": preset, "n": count, **MergeCost.of(config).rows()}
 
 
 def result() -> dict[str, Any]:

@@ -213,10 +213,9 @@ def cost(result: Mapping[str, Any]) -> str:
     """One line per preset: calls of the model by number of LoRAs. Then one per measured merge: seconds and memory."""
     rows = result["calls"]
     counts = sorted({row["n"] for row in rows})
-    kinds = ("capture", "evaluation", "pictures", "training")
-    calls = {(row["preset"], row["n"]): sum(row[kind] for kind in kinds) for row in rows}
+    calls = {(row["preset"], row["n"]): row["total"] for row in rows}
     presets = dict.fromkeys(row["preset"] for row in rows)
-    head = ["preset: calls of the model", *(f"{count} LoRAs" for count in counts)]
+    head = ["preset: calls of the model", *(f"{count} LoRA{'s' * (count > 1)}" for count in counts)]
     expected = _table(head, ([name, *(f"{calls[name, count]:,}" for count in counts)] for name in presets))
     timed = [
         [row["run"], str(row["n"]), f"{row['seconds']:.0f} s", f"{row['mib']:.0f} MiB"] for row in result["measured"]
