@@ -20,6 +20,7 @@ from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError, out_of_
 from lib_loraclr.model import Phase
 
 REMEMBERED = 64  # finished jobs that can still be asked for
+TELLING = 0.1  # share of a phase after which its own speed tells how long the rest of it takes
 WAIT_SECONDS = 0.1  # how often a waiting job looks whether it was cancelled
 JOB_ID = re.compile(r"task\([\w-]{1,60}\)")  # the WebUI's form, which its progress bar asks for
 UNEXPECTED = "unexpected"
@@ -68,9 +69,9 @@ class JobHook:
 class JobProgress:
     """The `Progress` of a job: where it stands among the phases that were expected, and how long the rest takes.
 
-    `expected`: phases in order with the seconds that each is expected to take, or any other weight. A phase that does
-    not come (found in a cache) is no part of the whole any more. `on_change` is called after everything that happens;
-    `check`, after every step, raises Cancelled where somebody asked to stop.
+    `expected`: phases in order with the seconds that each is expected to take. A phase that does not come (found in a
+    cache) is no part of the whole any more. `on_change` is called after everything that happens; `check`, after every
+    step, raises Cancelled where somebody asked to stop.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class JobProgress:
         self.log: list[str] = []
         self.seconds: list[tuple[Phase, int, float]] = []  # (phase, steps, seconds) of every phase that is over
         self._position, self._skipped = -1, 0.0
+        self._took = {True: (0.0, 0.0), False: (0.0, 0.0)}  # seconds and expected seconds, of phases with the model
         self._started = self._phase_started = time.monotonic()
 
     def start_clock(self) -> None:
@@ -120,7 +122,12 @@ class JobProgress:
         """Note how long the phase took, if all of its steps were made."""
         now = time.monotonic()
         if self.phase_now is not None and self.done == self.steps:
-            self.seconds.append((self.phase_now, self.steps, now - self._phase_started))
+            elapsed = now - self._phase_started
+            self.seconds.append((self.phase_now, self.steps, elapsed))
+            if self._position >= 0 and self.expected[self._position][0] is self.phase_now:
+                took, expected = self._took[self.phase_now.is_cached]
+                weight = self.expected[self._position][1]
+                self._took[self.phase_now.is_cached] = took + elapsed, expected + weight
         self._phase_started = now
 
     def fraction(self) -> float:
@@ -135,9 +142,26 @@ class JobProgress:
         return (before + share * self.expected[self._position][1]) / total
 
     def seconds_left(self) -> float | None:
-        """As fast as it was so far; None at the beginning."""
-        fraction = self.fraction()
-        return (time.monotonic() - self._started) * (1 / fraction - 1) if fraction >= 0.02 else None
+        """What is expected of the phases to come, by how much longer or shorter those so far took; None at first.
+
+        Phases that ask the model are compared with such phases, others with others.
+        """
+        fraction, now = self.fraction(), time.monotonic()
+        if fraction < 0.02:
+            return None
+        if self._position < 0:
+            return (now - self._started) * (1 / fraction - 1)
+        share, (phase, weight) = self.done / self.steps, self.expected[self._position]
+        if share >= TELLING:
+            left = (now - self._phase_started) * (1 / share - 1)
+        else:
+            left = weight * (1 - share) * self._pace(phase)
+        return left + sum(weight * self._pace(phase) for phase, weight in self.expected[self._position + 1 :])
+
+    def _pace(self, phase: Phase) -> float:
+        """Seconds that phases of this kind took so far, by those that were expected."""
+        took, expected = self._took[phase.is_cached]
+        return took / expected if expected > 0 else 1.0
 
 
 @dataclass(eq=False)

@@ -179,3 +179,25 @@ def test_ctrl_c_ends_the_job_and_passes_through() -> None:
     with pytest.raises(KeyboardInterrupt):
         jobs.run("merge", "merge", body)
     assert isinstance(jobs.finished("merge")[0].error, Cancelled)
+
+
+def test_the_time_left_is_that_of_the_phases_to_come_at_the_pace_of_those_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("lib_loraclr.app.jobs.time.monotonic", lambda: now[0])
+    progress = JobProgress([(Phase.READ, 1.0), (Phase.WATCH, 10.0), (Phase.SOLVE, 5.0), (Phase.LEARN, 100.0)])
+    progress.phase(Phase.READ, 1)
+    assert progress.seconds_left() is None
+    now[0] = 1.0
+    progress.step()
+    progress.phase(Phase.WATCH, 4)
+    for _ in range(4):
+        now[0] += 5.0
+        progress.step()
+    progress.phase(Phase.SOLVE, 2)  # the model was half as fast as expected, reading as fast
+    assert progress.seconds_left() == pytest.approx(5 + 200)
+    now[0] += 1.0
+    progress.step()
+    assert progress.seconds_left() == pytest.approx(1 + 200)
+    assert progress.seconds == [(Phase.READ, 1, 1.0), (Phase.WATCH, 4, 20.0)]
