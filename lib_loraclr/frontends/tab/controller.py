@@ -256,7 +256,8 @@ class TabController:
         merges = [job for job in self.jobs.finished(KIND) if isinstance(job.result, FinishedMerge)]
         if not merges:
             return None
-        done, choices = merges[-1].result, merges[-1].about
+        done: FinishedMerge = merges[-1].result
+        choices = merges[-1].about
         if choices is None:
             names = {entry.path: entry.name for entry in self._entries().values()}
             choices = [chosen.of_job(one, names.get(one.file, one.file.stem)) for one in done.options.lora]
