@@ -6,8 +6,9 @@ lives on the processing object, never on the script, so that nothing outlives a 
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,8 @@ from lib_loraclr.regional.weights import RegionWeights
 
 ATTRIBUTE = "_loraclr_regional"
 KEY, KEY_NOTES = "Regional", "Regional notes"
+FAILED = "Regions did not act, the picture is the plain prompt's: {}. The console has the details."
+LOG = logging.getLogger("loraclr")
 TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
 
 
@@ -81,6 +84,9 @@ class RegionalSession:
     def start_pass(self, p: Any, latents: Any) -> None:
         """Right before the sampler runs on `latents` (b, c, h, w); called twice by some hosts for one pass."""
         self.stop(p)
+        self._or_plain(p, lambda: self._start(p, latents))
+
+    def _start(self, p: Any, latents: Any) -> None:
         reason = self._host.refusal()
         if reason is not None:
             self._note(p, reason)
@@ -90,15 +96,27 @@ class RegionalSession:
 
     def step(self, p: Any, params: Any) -> None:
         """A step of the sampler. A refiner that has taken over is hooked as the first model was."""
-        if self._pass is None:
-            return
-        if not self._pass.ours:
+        if self._pass is not None:
+            self._or_plain(p, lambda: self._step(p, params))
+
+    def _step(self, p: Any, params: Any) -> None:
+        if self._pass is not None and not self._pass.ours:
             self.stop(p)
             self._texts.forget()
             self._hook(p)
         running = self.running
         if running is not None:
             running.step(params)
+
+    def _or_plain(self, p: Any, act: Callable[[], None]) -> None:
+        """End the regions and say so where `act` raises: hosts swallow it, and the picture would claim regions."""
+        try:
+            act()
+        except Exception as error:
+            LOG.exception("The regions of a picture failed.")
+            self.stop(p)
+            p.extra_generation_params.pop(KEY, None)
+            self._note(p, FAILED.format(f"{type(error).__name__}: {error}"))
 
     @property
     def running(self) -> RegionalPass | None:

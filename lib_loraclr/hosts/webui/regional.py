@@ -6,6 +6,7 @@ a region as they do in the main prompt.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -65,7 +66,7 @@ class WebuiRegional:
             if hasattr(model, "set_clip_skip"):
                 model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
             schedules = prompt_parser.get_learned_conditioning(
-                model, prompts, steps, hires_steps, getattr(shared.opts, "use_old_scheduling", False)
+                model, prompts, steps, hires_steps, **_old_scheduling(prompt_parser.get_learned_conditioning)
             )
         return [
             TextSchedule(tuple((int(entry.end_at_step), _encoded(entry.cond)) for entry in schedule))
@@ -140,6 +141,13 @@ def _networks(p: Any, hires: bool) -> str:
     """LoRAs change the text encoder, so they are part of what a text's encoding depends on."""
     data: Any = getattr(p, "hr_extra_network_data" if hires else "extra_network_data", None) or {}
     return repr({kind: [getattr(one, "items", None) for one in used] for kind, used in data.items()})
+
+
+def _old_scheduling(parser: Callable[..., Any]) -> dict[str, bool]:
+    """The WebUI's setting, as an argument for the parsers that know it: Forge Neo's has lost the parameter."""
+    if "use_old_scheduling" not in inspect.signature(parser).parameters:
+        return {}
+    return {"use_old_scheduling": bool(getattr(shared.opts, "use_old_scheduling", False))}
 
 
 def _encoded(cond: Any) -> Encoded:
