@@ -134,9 +134,9 @@ def test_readme_and_docs_are_what_the_results_say(tables):
 
 
 def test_what_a_merge_costs(tables):
-    parts = {"capture": 1000, "evaluation": 200, "pictures": 30, "training": 4}
+    parts = {"watch": 1000, "evaluate": 200, "draw": 30, "learn": 4, "total": 1234}
     rows = [{"preset": "text", "n": n, **dict.fromkeys(parts, 0)} for n in (2, 4)]
-    rows += [{"preset": "all", "n": 2, **parts}, {"preset": "all", "n": 4, **parts, "capture": 2000}]
+    rows += [{"preset": "all", "n": 2, **parts}, {"preset": "all", "n": 4, **parts, "watch": 2000, "total": 2234}]
     measured = [{"run": "first merge", "n": 8, "seconds": 395.6, "mib": 691.8}]
     lines = tables.cost({"calls": rows, "measured": measured}).splitlines()
     assert lines[0] == "| preset: calls of the model | 2 LoRAs | 4 LoRAs |"
