@@ -35,7 +35,7 @@ from benchmarks.variants import Maker, MethodVariant, study_variants
 from lib_loraclr.core.methods import complete_options
 from lib_loraclr.evaluation.folder import EvaluationFolder
 from lib_loraclr.formats.output import write_text
-from lib_loraclr.frontends.cli.progress import BarProgress
+from lib_loraclr.frontends.cli.terminal import BarProgress
 from lib_loraclr.merging.options import DEFAULT_METHOD
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from lib_loraclr.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -165,3 +168,21 @@ class DifferentiableHost(DiffusionHost, Protocol):
         Row k is at timesteps[k]. Text encoder and UNet run in the grad mode that is on.
         """
         ...
+
+
+HostOpener = Callable[[Path | None, str], DiffusionHost]
+"""(checkpoint, device) -> loaded model. A WebUI's opener ignores both and hands out the model that is loaded."""
+
+
+def resolve_device(text: str) -> torch.device:
+    """`auto` is a CUDA GPU when there is one, else the CPU. Raises InputError for a device that is not there."""
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            "bad-device", f"The device '{text}' does not exist or cannot be used here.", key="device"
+        ) from error
+    return device

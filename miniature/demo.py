@@ -28,8 +28,7 @@ import numpy as np  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
 from lib_loraclr.core.errors import LoraclrError  # noqa: E402
-from lib_loraclr.frontends.cli.progress import BarProgress  # noqa: E402
-from lib_loraclr.frontends.cli.table import table  # noqa: E402
+from lib_loraclr.frontends.cli.terminal import BarProgress, table  # noqa: E402
 from lib_loraclr.generation.generator import ImageGenerator, SamplingParams  # noqa: E402
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint  # noqa: E402
 from lib_loraclr.merging.options import DEFAULT_METHOD, DEFAULT_PRESET, LoraChoice, MergeOptions  # noqa: E402

@@ -16,7 +16,6 @@ GROUND = {
     "cost",
     "model",
     "samplers",
-    "opening",
     "options",
     "timing",
     "html",

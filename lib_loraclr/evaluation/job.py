@@ -23,8 +23,7 @@ from lib_loraclr.formats.weighted import check_families, host_shapes, read_files
 from lib_loraclr.generation.generator import ImageGenerator
 from lib_loraclr.merging.inputs import make_inputs
 from lib_loraclr.merging.options import LoraChoice
-from lib_loraclr.model import DiffusionHost, Phase, Progress
-from lib_loraclr.opening import HostOpener, resolve_device
+from lib_loraclr.model import DiffusionHost, HostOpener, Phase, Progress, resolve_device
 from lib_loraclr.timing import Stopwatch
 
 NEUTRAL_SEEDS = 2

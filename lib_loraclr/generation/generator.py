@@ -6,6 +6,8 @@ the benchmarks. Pictures are sampled side by side in batches; a seed draws the s
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +22,6 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats import read_lora, recipe_of
 from lib_loraclr.formats.lora_file import FileWarning
 from lib_loraclr.formats.weighted import check_families, find_lora, host_shapes, weighted_deltas
-from lib_loraclr.generation.prompt_tags import LoraTag, split_prompt
 from lib_loraclr.model import DiffusionHost, Progress, SampleRequest
 from lib_loraclr.options import option
 from lib_loraclr.regional import Region, RegionalSpec
@@ -174,3 +175,52 @@ def _concepts(metadata: Mapping[str, str]) -> dict[str, str]:
         for entry in recipe.get("inputs", ())
         if entry.get("name") and entry.get("trigger")
     }
+
+
+TAG = re.compile(r"<lora:([^<>]+)>")
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """One tag: the file's path or name, and the weights of UNet and text encoder."""
+
+    file: str
+    weight: float = 1.0
+    te_weight: float = 1.0
+
+
+def split_prompt(prompt: str) -> tuple[str, list[LoraTag]]:
+    """The prompt without its tags, and the tags in order. Raises InputError for a tag that names no file."""
+    tags = [parse_tag(match.group(1)) for match in TAG.finditer(prompt)]
+    return re.sub(r"\s+", " ", TAG.sub("", prompt)).strip(), tags
+
+
+def parse_tag(inner: str) -> LoraTag:
+    """What stands between `<lora:` and `>`: `FILE[:TE[:UNET]][:te=…][:unet=…]`; one number is for both.
+
+    Fields are taken from the right while they are weights, so that a path may hold colons.
+    """
+    fields = inner.split(":")
+    positional: list[float] = []
+    named: dict[str, float] = {}
+    while len(fields) > 1:
+        name, equals, value = fields[-1].rpartition("=")
+        if equals and name not in ("te", "unet"):
+            break
+        try:
+            number = float(value)
+        except ValueError:
+            break
+        if not math.isfinite(number):
+            break
+        if equals:
+            named.setdefault(name, number)
+        else:
+            positional.insert(0, number)
+        fields.pop()
+    file = ":".join(fields).strip()
+    if not file or len(positional) > 2:
+        raise InputError("bad-tag", f"<lora:{inner}> is not <lora:FILE:WEIGHT>.", key="prompt")
+    te_weight = named.get("te", positional[0] if positional else 1.0)
+    weight = named.get("unet", positional[1] if len(positional) > 1 else te_weight)
+    return LoraTag(file, weight, te_weight)

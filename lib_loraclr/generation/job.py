@@ -17,10 +17,8 @@ from torch import Tensor
 from lib_loraclr.formats.lora_file import FileWarning
 from lib_loraclr.formats.output import all_or_nothing, check_job_output, write_bytes
 from lib_loraclr.formats.weighted import find_lora
-from lib_loraclr.generation.generator import ImageGenerator, SamplingParams
-from lib_loraclr.generation.prompt_tags import split_prompt
-from lib_loraclr.model import DiffusionHost, Phase, Progress
-from lib_loraclr.opening import HostOpener, resolve_device
+from lib_loraclr.generation.generator import ImageGenerator, SamplingParams, split_prompt
+from lib_loraclr.model import DiffusionHost, HostOpener, Phase, Progress, resolve_device
 from lib_loraclr.options import check, option
 from lib_loraclr.regional import RegionalSpec, dump_spec
 from lib_loraclr.timing import Stopwatch

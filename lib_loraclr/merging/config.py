@@ -15,7 +15,7 @@ from lib_loraclr.core.methods.base import MergeMethod
 from lib_loraclr.core.rank import RankPolicy
 from lib_loraclr.distill import DistillSettings
 from lib_loraclr.merging.options import MergeOptions
-from lib_loraclr.opening import resolve_device
+from lib_loraclr.model import resolve_device
 from lib_loraclr.options import Field, as_value, by_name, complete, fields_of, new_names
 
 # Options of the watching and the learning that a user sees, beside those of the method.

@@ -15,8 +15,7 @@ from lib_loraclr.formats.weighted import check_families, family_of, host_shapes,
 from lib_loraclr.merging.config import MergeConfig
 from lib_loraclr.merging.inputs import MergeInput, make_inputs, read_inputs, require_triggers, shapes_without_model
 from lib_loraclr.merging.options import MergeOptions
-from lib_loraclr.model import DiffusionHost, ModelInfo, Phase, Progress
-from lib_loraclr.opening import HostOpener
+from lib_loraclr.model import DiffusionHost, HostOpener, ModelInfo, Phase, Progress
 from lib_loraclr.timing import Stopwatch
 
 

@@ -16,8 +16,7 @@ from lib_loraclr.merging.outcome import MergeOutcome
 from lib_loraclr.merging.report.compare import build_report
 from lib_loraclr.merging.solve import CapturedInputs, capture_inputs, solve
 from lib_loraclr.merging.write import write_outputs
-from lib_loraclr.model import Progress
-from lib_loraclr.opening import HostOpener
+from lib_loraclr.model import HostOpener, Progress
 
 
 def merge(options: MergeOptions, *, open_host: HostOpener, progress: Progress) -> MergeOutcome:

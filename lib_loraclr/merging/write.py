@@ -18,8 +18,8 @@ from lib_loraclr.formats.keys.tensor_keys import split_tensor_key
 from lib_loraclr.formats.output import all_or_nothing, write_text
 from lib_loraclr.formats.sidecar import sidecar_path
 from lib_loraclr.merging.context import MergeContext
+from lib_loraclr.merging.options import recipe_for_file
 from lib_loraclr.merging.outcome import ConceptOutcome, MergeOutcome, finite
-from lib_loraclr.merging.recipe import recipe_for_file
 from lib_loraclr.merging.report import MergeReport, render_html
 from lib_loraclr.model import Phase
 from lib_loraclr.timing import peak_device_memory_mib, peak_memory_mib

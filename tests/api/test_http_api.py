@@ -15,8 +15,7 @@ from fastapi.testclient import TestClient
 
 from lib_loraclr.core.errors import LoraclrError
 from lib_loraclr.formats import read_lora
-from lib_loraclr.frontends.api.access import LIMIT
-from lib_loraclr.frontends.api.answers import Names
+from lib_loraclr.frontends.api.access import LIMIT, Names
 from lib_loraclr.frontends.api.routes import PREFIX, WAITING, add_routes
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 

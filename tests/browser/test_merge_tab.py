@@ -74,7 +74,7 @@ def test_everything_can_be_chosen_by_keyboard(tab_page: Any) -> None:
 
 def test_choose_see_merge_and_load_back(tab_page: Any) -> None:
     from lib_loraclr.app.catalogue import lora_files
-    from lib_loraclr.merging.overlap import overlap
+    from lib_loraclr.merging.inputs import overlap
     from lib_loraclr.model import SilentProgress
 
     tab_page.open()

@@ -19,7 +19,7 @@ from tiny_loras import LAYERS, QUICK, lora_tensors, write_lora_file
 from lib_loraclr.app.jobs import OUT_OF_MEMORY
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.frontends.cli import main
-from lib_loraclr.frontends.cli.pairs import pair
+from lib_loraclr.frontends.cli.arguments import pair
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK_ARGUMENTS = [part for name, value in QUICK.items() for part in ("--option", f"{name}={value}")]

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from lib_loraclr.frontends.cli import progress as cli
+from lib_loraclr.frontends.cli import terminal as cli
 from lib_loraclr.model import Phase
 
 

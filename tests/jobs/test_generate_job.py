@@ -16,9 +16,8 @@ from tiny_loras import Recorder, options_for
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.formats import read_lora
 from lib_loraclr.formats.weighted import host_shapes, weighted_deltas
-from lib_loraclr.generation.generator import ImageGenerator, SamplingParams
+from lib_loraclr.generation.generator import ImageGenerator, LoraTag, SamplingParams, parse_tag, split_prompt
 from lib_loraclr.generation.job import GenerateOptions, generate
-from lib_loraclr.generation.prompt_tags import LoraTag, parse_tag, split_prompt
 from lib_loraclr.hosts.standalone import load_checkpoint
 from lib_loraclr.merging.pipeline import merge
 

@@ -11,8 +11,7 @@ import pytest
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
 from lib_loraclr.merging.config import JOB_OPTIONS, config_of
-from lib_loraclr.merging.options import LoraChoice, parse_lora_argument, parse_merge_options
-from lib_loraclr.merging.recipe import load_recipe
+from lib_loraclr.merging.options import LoraChoice, load_recipe, parse_lora_argument, parse_merge_options
 
 GOOD: dict[str, Any] = {"lora": ["a.safetensors"], "out": "m.safetensors"}
 

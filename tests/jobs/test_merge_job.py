@@ -17,10 +17,9 @@ from tiny_loras import LAYERS, QUICK, Recorder, lora_tensors, options_for, true_
 from lib_loraclr.core.errors import Cancelled, InputError
 from lib_loraclr.formats import FileWarning, recipe_of
 from lib_loraclr.hosts.standalone import load_checkpoint
-from lib_loraclr.merging.options import LoraChoice, MergeOptions, parse_merge_options
+from lib_loraclr.merging.options import LoraChoice, MergeOptions, load_recipe, parse_merge_options
 from lib_loraclr.merging.outcome import MergeOutcome
 from lib_loraclr.merging.pipeline import merge
-from lib_loraclr.merging.recipe import load_recipe
 
 
 def open_tiny(checkpoint: Path | None, device: str) -> Any:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.frontends.panel.arguments import read_arguments
 from lib_loraclr.frontends.panel.axes import ATTRIBUTE, PREFIX, axis_options, with_axes
 from lib_loraclr.frontends.panel.form import panel_form
 from lib_loraclr.frontends.panel.layouts import BUILT_IN, LayoutStore
 from lib_loraclr.frontends.panel.questions import panel_bridge
+from lib_loraclr.frontends.panel.script import read_arguments
 from lib_loraclr.frontends.panel.services import Concept, NoServices, concepts_of
 from lib_loraclr.regional import Mask, dump_spec, parse_spec, validate_spec
 from lib_loraclr.regional.layout import read_regions, split_prompt_text

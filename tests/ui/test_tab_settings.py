@@ -10,8 +10,8 @@ import pytest
 import torch
 from ui_parts import LAYERS, write_lora
 
+from lib_loraclr.app.catalogue import free_name, lora_path
 from lib_loraclr.app.cost import MergeCost, Pace, file_bytes
-from lib_loraclr.app.names import free_name, lora_path
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
 from lib_loraclr.frontends.tab import settings

@@ -1,4 +1,4 @@
-"""Bodies of requests to the options of jobs: LoRAs by their names in the catalogue, the output by its name."""
+"""What a merge request may say, as data, and bodies of requests to the options of jobs: LoRAs and output by name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from lib_loraclr.app.application import Catalogue, CatalogueEntry
-from lib_loraclr.app.catalogue import entry_of
-from lib_loraclr.app.names import lora_path
+from lib_loraclr.app.catalogue import entry_of, lora_path
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.merging.options import CONTENT, LoraChoice, MergeOptions, parse_merge_options
-from lib_loraclr.options import Field, FieldReader, Fields, by_name, fields_of, new_names
+from lib_loraclr.core.methods import METHODS
+from lib_loraclr.merging.config import JOB_OPTIONS
+from lib_loraclr.merging.inputs import KINDS
+from lib_loraclr.merging.options import (
+    CONTENT,
+    DTYPES,
+    OPTIONS_VERSION,
+    PRESETS,
+    LoraChoice,
+    MergeOptions,
+    parse_merge_options,
+)
+from lib_loraclr.options import Field, FieldReader, Fields, as_value, by_name, fields_of, new_names, object_schema
 
 # What a request may say: a recipe's fields but for those that name places of this machine.
 REQUEST = by_name(
@@ -74,3 +84,42 @@ def _list(value: Any) -> list[Any]:
     if len(value) > MOST:
         raise InputError("bad-option", f"A request may name {MOST} LoRAs.", key="loras")
     return value
+
+
+def schema() -> dict[str, Any]:
+    """Fields, their choices and every method's options with defaults, limits and a sentence each."""
+    merge = fields_of(MergeOptions)
+    lora = {"oneOf": [{"type": "string"}, object_schema(LORA)]}
+    request = object_schema(REQUEST)
+    request["properties"]["loras"] |= {"type": "array", "items": lora}
+    return {
+        "version": OPTIONS_VERSION,
+        "merge": {
+            "fields": list(REQUEST),
+            "lora_fields": list(LORA),
+            "request": request,
+            "presets": list(PRESETS),
+            "default_preset": merge["preset"].default,
+            "dtypes": list(DTYPES),
+            "ranks": merge["rank"].metavar,
+            "default_method": merge["method"].default,
+            "methods": [
+                {
+                    "name": method.name,
+                    "title": method.title,
+                    "summary": method.summary,
+                    "needs_model": method.needs_statistics,
+                    "options": [_option(option) for option in method.options],
+                }
+                for method in METHODS.values()
+            ],
+            "capture_options": [_option(option) for option in JOB_OPTIONS],
+        },
+        "overlap": {"kinds": list(KINDS)},
+    }
+
+
+def _option(field: Field) -> dict[str, Any]:
+    facts = {"name": field.name, "default": as_value(field, field.default), "summary": field.help}
+    limits = {"minimum": field.low, "maximum": field.high, "choices": list(field.choices) or None}
+    return facts | {name: value for name, value in limits.items() if value is not None}

@@ -17,11 +17,9 @@ from lib_loraclr.core.errors import InputError, LoraclrError
 from lib_loraclr.formats import recipe_of
 from lib_loraclr.formats.inspect import inspect
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
-from lib_loraclr.frontends.api.access import body_of, guard
-from lib_loraclr.frontends.api.answers import Names
-from lib_loraclr.frontends.api.requests import merge_options, names_of
-from lib_loraclr.frontends.api.schema import schema
-from lib_loraclr.merging.overlap import KINDS, overlap
+from lib_loraclr.frontends.api.access import Names, body_of, guard
+from lib_loraclr.frontends.api.requests import merge_options, names_of, schema
+from lib_loraclr.merging.inputs import KINDS, overlap
 from lib_loraclr.model import SilentProgress
 from lib_loraclr.version import __version__
 

@@ -19,12 +19,10 @@ from lib_loraclr.evaluation.options import (
     load_set,
 )
 from lib_loraclr.formats.weighted import unique_name
-from lib_loraclr.frontends.cli.fields import add_fields, typed
+from lib_loraclr.frontends.cli.arguments import InOrder, add_fields, pair, typed
 from lib_loraclr.frontends.cli.generate import SAMPLING
 from lib_loraclr.frontends.cli.merge import open_standalone
-from lib_loraclr.frontends.cli.pairs import InOrder, pair
-from lib_loraclr.frontends.cli.progress import BarProgress
-from lib_loraclr.frontends.cli.table import table, warnings_text
+from lib_loraclr.frontends.cli.terminal import BarProgress, table, warnings_text
 from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.merging.options import parse_lora_argument
 from lib_loraclr.options import fields_of

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lib_loraclr.core.errors import InputError
-from lib_loraclr.frontends.cli.fields import add_fields, typed
+from lib_loraclr.frontends.cli.arguments import add_fields, typed
 from lib_loraclr.frontends.cli.merge import open_standalone
-from lib_loraclr.frontends.cli.progress import BarProgress
-from lib_loraclr.frontends.cli.table import warnings_text
+from lib_loraclr.frontends.cli.terminal import BarProgress, warnings_text
 from lib_loraclr.generation.generator import SamplingParams
 from lib_loraclr.generation.job import GenerateOptions, GenerateOutcome, generate
 from lib_loraclr.options import fields_of

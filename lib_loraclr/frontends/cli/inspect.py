@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_loraclr.formats.inspect import Inspection, inspect
-from lib_loraclr.frontends.cli.table import warnings_text
+from lib_loraclr.frontends.cli.terminal import warnings_text
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

@@ -11,16 +11,13 @@ from typing import Any
 from lib_loraclr.app.merge import run_merge
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS
-from lib_loraclr.frontends.cli.fields import add_fields, flag_of, from_here, help_of, typed
-from lib_loraclr.frontends.cli.pairs import InOrder, pair
-from lib_loraclr.frontends.cli.progress import ConsoleHook
-from lib_loraclr.frontends.cli.table import table, warnings_text
+from lib_loraclr.frontends.cli.arguments import InOrder, add_fields, flag_of, from_here, help_of, pair, typed
+from lib_loraclr.frontends.cli.terminal import ConsoleHook, table, warnings_text
 from lib_loraclr.hosts.standalone import StandaloneHost, load_checkpoint
 from lib_loraclr.hosts.standalone.application import StandaloneApplication
 from lib_loraclr.merging.config import JOB_OPTIONS
-from lib_loraclr.merging.options import LoraChoice, MergeOptions, parse_lora_argument, parse_merge_options
+from lib_loraclr.merging.options import LoraChoice, MergeOptions, load_recipe, parse_lora_argument, parse_merge_options
 from lib_loraclr.merging.outcome import MergeOutcome
-from lib_loraclr.merging.recipe import load_recipe
 from lib_loraclr.options import Field, as_value, fields_of
 
 DESCRIPTION = """Merge LoRAs into one LoRA file that keeps each of them.

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lib_loraclr.frontends.cli.merge import open_standalone
-from lib_loraclr.frontends.cli.progress import BarProgress
-from lib_loraclr.frontends.cli.table import table, warnings_text
-from lib_loraclr.merging.overlap import KINDS, Overlap, overlap
+from lib_loraclr.frontends.cli.terminal import BarProgress, table, warnings_text
+from lib_loraclr.merging.inputs import KINDS, Overlap, overlap
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_loraclr.frontends.panel.arguments import read_arguments
 from lib_loraclr.frontends.panel.axes import ATTRIBUTE as AXES
 from lib_loraclr.frontends.panel.axes import add_axes, with_axes
 from lib_loraclr.frontends.panel.layouts import BUILT_IN, LayoutStore
@@ -124,3 +124,35 @@ class RegionalScript:
     def _saved_layouts(self) -> list[tuple[str, str]]:
         """(name, JSON) of all layouts."""
         return [(name, self._layouts.load(name)) for name in (*BUILT_IN, *self._layouts.names())]
+
+
+OFF = ("", "false", "0", "no", "off", "none")
+
+
+def read_arguments(given: Sequence[Any]) -> tuple[bool, Any]:
+    """(enabled, regions) of `[enabled, spec]`, `[spec]`, `[{"enabled": …, "spec": …}]` or nothing.
+
+    `spec` may be an object, its JSON text, or None. A spec alone means enabled. The spec itself is not checked here.
+    """
+    arguments = list(given)
+    if not arguments:
+        return False, None
+    first = arguments[0]
+    if isinstance(first, str) and first.lstrip().startswith("{"):
+        first = _object(first)
+    if isinstance(first, Mapping):
+        if "spec" in first or "enabled" in first:
+            return _flag(first.get("enabled", True)), first.get("spec")
+        return True, first
+    return _flag(first), arguments[1] if len(arguments) > 1 else None
+
+
+def _flag(value: Any) -> bool:
+    return value.strip().lower() not in OFF if isinstance(value, str) else bool(value)
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return {"enabled": True, "spec": text}

@@ -15,7 +15,7 @@ from lib_loraclr.app.cost import LoraLayer, layers_of
 from lib_loraclr.core.errors import Cancelled, InputError, LoraclrError
 from lib_loraclr.formats import describe, read_lora
 from lib_loraclr.html import picture_address
-from lib_loraclr.merging.overlap import overlap
+from lib_loraclr.merging.inputs import overlap
 from lib_loraclr.model import Phase
 
 T = TypeVar("T")

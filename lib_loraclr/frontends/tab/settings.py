@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_loraclr.app.names import free_name, lora_path
+from lib_loraclr.app.catalogue import free_name, lora_path
 from lib_loraclr.core.errors import InputError
 from lib_loraclr.core.methods import METHODS, get_method
 from lib_loraclr.core.rank import RankPolicy

@@ -16,8 +16,7 @@ from lib_loraclr.core.errors import InputError
 from lib_loraclr.formats.safetensors_io import SafetensorsFile
 from lib_loraclr.hosts.standalone.architecture import family_of, read_architecture
 from lib_loraclr.hosts.standalone.load import DTYPES, load_checkpoint, read_yaml
-from lib_loraclr.model import DiffusionHost, ModelInfo
-from lib_loraclr.opening import resolve_device
+from lib_loraclr.model import DiffusionHost, ModelInfo, resolve_device
 from lib_loraclr.version import __version__
 
 Stamp = tuple[Path, int, int]  # path, size and modification time of a checkpoint

@@ -14,8 +14,7 @@ from lib_loraclr.core.problem import LayerProblem
 from lib_loraclr.merging.config import MergeConfig
 from lib_loraclr.merging.context import MergeContext
 from lib_loraclr.merging.distillation import Distillation
-from lib_loraclr.merging.inputs import MergeInput
-from lib_loraclr.merging.overlap import overlap_of
+from lib_loraclr.merging.inputs import MergeInput, overlap_of
 from lib_loraclr.merging.report.data import MergeReport, MethodVariant
 from lib_loraclr.merging.solve import CapturedInputs, solve
 from lib_loraclr.model import Phase

@@ -1,4 +1,4 @@
-"""Options of a command from their fields: flags with help, and what was typed as values."""
+"""Arguments out of the options: flags from fields, and which trigger belongs to which `--lora`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,53 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lib_loraclr.core.errors import InputError
 from lib_loraclr.options import Field, FieldReader, Fields
+
+Event = tuple[str, str]
+
+
+class InOrder(argparse.Action):
+    """Appends (option, value) to one list, so that the order across options survives."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Record one use of the option."""
+        events: list[Event] = [*(getattr(namespace, self.dest, None) or [])]
+        events.append((str(option_string).lstrip("-").replace("-", "_"), values))
+        setattr(namespace, self.dest, events)
+
+
+def pair(events: Sequence[Event], belonging: Sequence[str] = ("trigger", "class_word", "kind")) -> list[dict[str, str]]:
+    """Events to one mapping per LoRA: {"lora": …, "trigger": …, "class_word": …, "kind": …}.
+
+    As many triggers as LoRAs are paired in order; fewer belong to the LoRA that stands before each of them. Raises
+    InputError for a trigger that has no LoRA and for two at one LoRA.
+    """
+    loras = [{"lora": value} for name, value in events if name == "lora"]
+    for name in belonging:
+        values = [value for event, value in events if event == name]
+        if len(values) == len(loras):
+            for entry, value in zip(loras, values, strict=True):
+                entry[name] = value
+            continue
+        flag = "--" + name.replace("_", "-")
+        index = -1
+        for event, value in events:
+            index += event == "lora"
+            if event != name:
+                continue
+            if index < 0:
+                raise InputError("bad-arguments", f"{flag} '{value}' stands before the first --lora.", key=name)
+            if name in loras[index]:
+                raise InputError("bad-arguments", f"Two {flag} belong to --lora '{loras[index]['lora']}'.", key=name)
+            loras[index][name] = value
+    return loras
 
 
 def add_fields(add: Callable[..., object], fields: Fields, names: Sequence[str]) -> None:
