@@ -87,11 +87,11 @@ class JobProgress:
         self.seconds: list[tuple[Phase, int, float]] = []  # (phase, steps, seconds) of every phase that is over
         self._position, self._skipped = -1, 0.0
         self._took = {True: (0.0, 0.0), False: (0.0, 0.0)}  # seconds and expected seconds, of phases with the model
-        self._started = self._phase_started = time.monotonic()
+        self._phase_started = time.monotonic()
 
     def start_clock(self) -> None:
         """The time before this was waiting."""
-        self._started = self._phase_started = time.monotonic()
+        self._phase_started = time.monotonic()
 
     def phase(self, phase: Phase, steps: int, detail: str = "") -> None:
         """A phase of `steps` steps begins; what was expected before it does not come any more."""
@@ -150,7 +150,7 @@ class JobProgress:
         if fraction < 0.02:
             return None
         if self._position < 0:
-            return (now - self._started) * (1 / fraction - 1)
+            return (now - self._phase_started) * (1 / fraction - 1)
         share, (phase, weight) = self.done / self.steps, self.expected[self._position]
         if share >= TELLING:
             left = (now - self._phase_started) * (1 / share - 1)

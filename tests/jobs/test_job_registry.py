@@ -201,3 +201,16 @@ def test_the_time_left_is_that_of_the_phases_to_come_at_the_pace_of_those_before
     progress.step()
     assert progress.seconds_left() == pytest.approx(1 + 200)
     assert progress.seconds == [(Phase.READ, 1, 1.0), (Phase.WATCH, 4, 20.0)]
+
+
+def test_where_nothing_was_expected_the_time_left_is_of_the_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("lib_loraclr.app.jobs.time.monotonic", lambda: now[0])
+    progress = JobProgress()
+    progress.phase(Phase.WATCH, 1)
+    now[0] = 600.0
+    progress.step()
+    progress.phase(Phase.WATCH, 4)
+    now[0] = 610.0
+    progress.step()
+    assert progress.seconds_left() == pytest.approx(30)
