@@ -28,6 +28,7 @@ JOB_OPTIONS: tuple[Field, ...] = (
         0,
         10000,
         aliases=("distill",),
+        title="Distill steps per LoRA",
     ),
     *(field for field in fields_of(DistillSettings).values() if field.group),
 )
